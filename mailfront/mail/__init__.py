@@ -1,0 +1,1 @@
+"""The vocabulary: frozen values that travel between packages. No I/O, no policy, no state."""

@@ -1,0 +1,62 @@
+"""What became of one mailbox's copy of a message.
+
+A closed union: match on the class and end with `assert_never`. `reply` is the node's own answer where there was one.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from mailfront.mail.names import NodeId
+from mailfront.mail.reply import Reply
+
+
+class Blame(Enum):
+    """Whose trouble a deferral is. NODE: another way may be tried at once. MAILBOX: this node only, later."""
+
+    NODE = "node"
+    MAILBOX = "mailbox"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The home node answered 2xx after the final dot: it is durable there."""
+
+    node: NodeId
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOff:
+    """A secondary's handoff mailbox holds it, and a committed hint says so. Kept, not yet at home."""
+
+    holder: NodeId
+    home: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Not delivered now; trying later may work. `alarm` names a fault an administrator must see, or is ''."""
+
+    blame: Blame
+    reply: Reply
+    node: NodeId | None
+    alarm: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The home node's permanent word about this mailbox or message, or a named policy of ours."""
+
+    reply: Reply
+    node: NodeId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The final dot was sent and the answer was lost: it may or may not be in the mailbox at `node`."""
+
+    node: NodeId
+    reason: str
+
+
+Outcome = Delivered | HandedOff | Deferred | Failed | Unknown
