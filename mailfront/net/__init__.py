@@ -1,0 +1,1 @@
+"""Sockets and what runs over them: listeners, TLS, connection table, worker-keeper channel. No mail protocol."""
