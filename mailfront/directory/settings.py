@@ -1,0 +1,136 @@
+"""Settings of `[directory]`: where mailfront learns which addresses exist."""
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from mailfront.base.settings import DurationS, FilePath, Settings
+from mailfront.directory.filter_template import FilterTemplate
+
+AttributeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$", max_length=128)]
+DEFAULT_PORTS = {"ldap": 389, "ldaps": 636, "ldapi": 0}
+
+
+class AttributeSettings(Settings):
+    """Which LDAP attributes mean what."""
+
+    address: AttributeName = "mail"
+    """The primary address. Its domain is part of the mailbox key, unless `one_namespace` is set."""
+    mailbox: AttributeName = "uid"
+    """What the storage nodes call the mailbox. Exactly one value in every entry that has a mailbox."""
+    id: AttributeName | None = None
+    """A value that never changes, such as `entryUUID`: the mailbox key is made of it, so that renaming a user moves no
+    mail. Absent here or in the entry: `mailbox` is used. Changing this later gives every mailbox another key."""
+    forward: AttributeName | None = "mailForwardingAddress"
+    """An entry with this attribute is a forward. This version answers `451 4.3.5` for it."""
+    host: AttributeName | None = None
+    """The id of the node on which a mailbox is placed first. Absent: the hash decides."""
+    status: AttributeName | None = "mailUserStatus"
+    """Compared with `[directory.status]`."""
+
+
+class StatusSettings(Settings):
+    """Which values of the status attribute mean what, whatever their case. Any other value, or none, is active."""
+
+    suspended: tuple[str, ...] = Field(default=("suspended",), strict=False)
+    """Mail is refused with `550 5.2.1`."""
+    over_quota: tuple[str, ...] = Field(default=("overquota",), strict=False)
+    """Mail is refused with `452 4.2.2`, and the sender tries again."""
+
+
+class LdapSettings(Settings):
+    """An LDAP directory: OpenLDAP, 389-DS, Active Directory or any other LDAPv3 server."""
+
+    kind: Literal["ldap"]
+    """`ldap`."""
+    urls: tuple[str, ...] = Field(min_length=1, max_length=16, strict=False)
+    """Servers in order of preference: `ldaps://host[:port]`, `ldap://host[:port]`, `ldapi://%2Fpath%2Fsocket`. The
+    first that works is used; one that fails is left alone until it works again."""
+    base: str = Field(max_length=1024)
+    """Where the search starts; everything below it is searched."""
+    bind_dn: str | None = Field(default=None, min_length=1, max_length=1024)
+    """Who mailfront is there. Absent: anonymous."""
+    password_file: FilePath | None = None
+    """The file whose first line is the password of `bind_dn`."""
+    starttls: bool = False
+    """Encrypt `ldap://` connections with StartTLS. A server that refuses is not used."""
+    ca: FilePath | None = None
+    """The certificates that servers are verified with. Absent: those of the system. Verification is always on."""
+    recipient_filter: str = "(|(mail={address})(mailAlternateAddress={address}))"
+    """Finds the entry of a recipient. `{address}`, `{local}` and `{domain}` are put in lower case and escaped."""
+    timeout: DurationS = Field(default=5.0, ge=1.0, le=60.0)
+    """The longest a look-up may take, over all servers."""
+    pool: int = Field(default=4, ge=1, le=64)
+    """Connections to each server, per worker process."""
+    cache: DurationS = Field(default=300.0, gt=0)
+    """How long a record is used without asking again."""
+    negative: DurationS = Field(default=30.0, gt=0)
+    """How long "no such address" is used without asking again."""
+    stale: DurationS = Field(default=86400.0, ge=0)
+    """How old a record may be and still be used while no server answers; for the snapshot too."""
+    cache_entries: int = Field(default=100_000, ge=1000, le=10_000_000)
+    """The most records kept in memory, per worker process; about 1 KiB each. A fifth as many "no such address"."""
+    snapshot: DurationS | None = Field(default=None, ge=60.0)
+    """How often all records are copied to `state_dir`, for a start while no server answers. Absent: never."""
+    one_namespace: bool = False
+    """Set it if values of `id` (or `mailbox`) are unique over all domains: the key is then the value alone. Needed if
+    one entry has primary addresses in several domains. Changing it later gives every mailbox another key."""
+    attributes: AttributeSettings = AttributeSettings()
+    status: StatusSettings = StatusSettings()
+
+    @field_validator("urls")
+    @classmethod
+    def _urls_are_ldap(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            _check_url(url)
+        if len(set(value)) < len(value):
+            raise ValueError("a server is listed twice")
+        return value
+
+    @field_validator("recipient_filter")
+    @classmethod
+    def _filter_is_sound(cls, value: str) -> str:
+        FilterTemplate(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "LdapSettings":
+        schemes = {urlsplit(url).scheme for url in self.urls}
+        if self.starttls and schemes != {"ldap"}:
+            raise ValueError("starttls is for ldap:// only; remove it, or write ldap:// for every server in urls")
+        if (self.bind_dn is None) != (self.password_file is None):
+            raise ValueError("bind_dn and password_file need each other; without both, mailfront binds anonymously")
+        problem = FilterTemplate(self.recipient_filter).snapshot_problem
+        if self.snapshot is not None and problem:
+            raise ValueError(f"recipient_filter cannot be answered from a snapshot: {problem}; remove snapshot")
+        return self
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r} is not a URL: {error}") from error
+    if parts.scheme not in DEFAULT_PORTS or not parts.netloc or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError(f"{url!r} is not a server; write ldaps://host, ldap://host:port or ldapi://%2Fpath%2Fsocket")
+    if parts.scheme != "ldapi" and not parts.hostname:
+        raise ValueError(f"{url!r} names no host")
+    if parts.path not in {"", "/"} or (port is not None and parts.scheme == "ldapi"):
+        raise ValueError(f"{url!r} has more than a server in it; the base belongs into directory.base")
+
+
+class StaticSettings(Settings):
+    """A file with all users, for small sites, demonstrations and tests. Read at the start and at each reload."""
+
+    kind: Literal["static"]
+    """`static`."""
+    file: FilePath
+    """The TOML file: `[[user]]` with `address`, `mailbox` and, if wanted, `id`, `aliases`, `forward`, `host`, `status`,
+    `over_quota`, `password`; `[[group]]` with `address`, `members`."""
+    one_namespace: bool = False
+    """Set it if values of `id` (or `mailbox`) are unique over all domains: the key is then the value alone."""
+
+
+DirectorySettings = Annotated[LdapSettings | StaticSettings, Field(discriminator="kind")]
