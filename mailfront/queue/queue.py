@@ -1,0 +1,393 @@
+"""The queue in the keeper: accept, claim, settle, and what time does to rows.
+
+Order of calls: make it over an open `Store`, `load` once, then anything. Everything that changes rows is one
+transaction per message and harmless when it is sent again: a message is known by its id, a result by its attempt.
+
+`pending` mirrors in memory when each bucket is due. It is changed in the commit's own call-back, so it can never miss
+a row that was committed.
+
+What survives a crash: every call that returned. A row that was `active` in a process that died becomes `unknown` at its
+node. A body of more than 256 KiB is written in pieces before the accepting commit; pieces that no commit followed are
+swept after an hour.
+
+Raises StoreFailed wherever the database cannot answer. Alarms go to `alarm(name, text)`; they are repeated by nobody.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from mailfront.base.ids import MessageId
+from mailfront.base.printable import printable
+from mailfront.mail.body import PIECE_BYTES, BodyRef
+from mailfront.mail.names import MailboxKey, NodeId
+from mailfront.mail.outcome import Outcome
+from mailfront.queue import claims
+from mailfront.queue.handoff_rows import supersede
+from mailfront.queue.pending import Homes, PendingIndex
+from mailfront.queue.results import RowResult, counts_for, result_of
+from mailfront.queue.rows import Claimed, QueuedMessage, QueuedRecipient, RecipientState
+from mailfront.queue.stored_body import StoredBody
+from mailfront.store import message_rows, recipient_rows
+from mailfront.store.errors import StoreFailed
+from mailfront.store.writer import Connection, Store
+
+ORPHAN_S = 3600.0
+SWEEP_LIMIT = 200
+
+Alarm = Callable[[str, str], None]
+
+
+@dataclass(slots=True)
+class _Changes:
+    """What a transaction changed that memory must know."""
+
+    waiting: list[tuple[int, MailboxKey, float]] = field(default_factory=list)
+    unknown: list[tuple[NodeId, float]] = field(default_factory=list)
+    alarms: list[tuple[str, str]] = field(default_factory=list)
+    count: int = 0
+    refused: str = ""
+
+
+class Queue:
+    """See the module. `retry_s` are the configured waits between attempts."""
+
+    def __init__(
+        self,
+        store: Store,
+        homes: Homes,
+        *,
+        retry_s: Sequence[float],
+        alarm: Alarm,
+        lease_s: float = 900.0,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.store = store
+        self.pending = PendingIndex(homes)
+        self._retry_s = tuple(retry_s)
+        self._alarm = alarm
+        self._lease_s = lease_s
+        self._chance = chance
+
+    async def load(self) -> None:
+        """Learn from the rows when each bucket is due. Once, before the first claim."""
+        per_bucket = await self.store.read(recipient_rows.earliest_per_bucket)
+        unknown = await self.store.read(recipient_rows.earliest_unknown)
+        self.pending.load(per_bucket, unknown)
+
+    async def accept(
+        self,
+        message: QueuedMessage,
+        body: BodyRef,
+        recipients: Sequence[QueuedRecipient],
+        hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
+        *,
+        owner: str = "",
+    ) -> int:
+        """Keep a message: rows, body, and the end of the hints that they replace. Durable when this returns.
+
+        Active recipients get a lease for `owner`. `message.size_bytes` is replaced by the body's. Returns how many rows
+        are new: accepting an id that was accepted before changes nothing. Raises StoreFailed, also for an id that was
+        disowned meanwhile. Cancellation: it may be kept all the same.
+        """
+        now_s = self.store.clock.wall_s()
+        message = replace(message, size_bytes=body.size_bytes)
+        until_s = now_s + self._lease_s
+        stamped = [
+            replace(row, lease_owner=owner, lease_until_s=until_s) if row.state is RecipientState.ACTIVE else row
+            for row in recipients
+        ]
+        chunks = _chunks(body)
+        first = next(chunks, b"")
+        if body.size_bytes > PIECE_BYTES:
+            await self._write_ahead(message, first, chunks, now_s)
+            first = b""
+
+        def operation(connection: Connection) -> _Changes:
+            state = message_rows.message_state(connection, message.id)
+            # Said afterwards: an operation that raises StoreFailed would shut the gate.
+            if state == message_rows.DISOWNED:
+                return _Changes(refused="it was disowned before it was accepted")
+            if state not in (None, message_rows.INCOMING):
+                return _Changes()
+            if state is None and body.size_bytes > PIECE_BYTES:
+                return _Changes(refused="the pieces of its body were swept before it was accepted")
+            if state is None:
+                message_rows.insert_message(connection, message, message_rows.QUEUED, now_s)
+            else:
+                message_rows.set_message_state(connection, message.id, message_rows.QUEUED, now_s)
+            if first:
+                message_rows.insert_whole_body(connection, message.id, first)
+            recipient_rows.insert_recipients(connection, message.id, message.arrived_s, stamped)
+            if hints_superseded:
+                supersede(connection, message.id, hints_superseded, now_s)
+            return _accepted(stamped)
+
+        changes = await self.store.write(operation, size_bytes=len(first), committed=self._note)
+        if changes.refused:
+            raise StoreFailed(f"{message.id}: {changes.refused}")
+        return changes.count
+
+    async def _write_ahead(self, message: QueuedMessage, first: bytes, rest: Iterator[bytes], now_s: float) -> None:
+        """Write a large body in transactions of its own. The accepting commit comes after."""
+
+        def begin(connection: Connection) -> None:
+            if message_rows.message_state(connection, message.id) is None:
+                message_rows.insert_message(connection, message, message_rows.INCOMING, now_s)
+
+        await self.store.write(begin)
+        number, data = 0, first
+        while data:
+            await self._write_chunk(message.id, number, data)
+            number, data = number + 1, next(rest, b"")
+
+    async def _write_chunk(self, message_id: MessageId, number: int, data: bytes) -> None:
+        def operation(connection: Connection) -> None:
+            if message_rows.message_state(connection, message_id) == message_rows.INCOMING:
+                message_rows.put_chunk(connection, message_id, number, data)
+
+        await self.store.write(operation, size_bytes=len(data))
+
+    async def claim(self, node: NodeId, *, limit: int, owner: str) -> list[Claimed]:
+        """Commit that attempts at `node` begin: up to `limit` messages that are due there, each with a lease.
+
+        Unknown rows of the node come first. An empty list: nothing is due. Cancellation: rows may be claimed all the
+        same; their lease lapses.
+        """
+        now_s = self.store.clock.wall_s()
+        pending = self.pending
+        request = claims.ClaimRequest(
+            node=node,
+            homes=pending.homes,
+            visits=pending.visits(node, now_s, max(4 * limit, 16)),
+            with_unknown=pending.unknown_is_due(node, now_s),
+            unknown_kicked_s=pending.unknown_kicked_s(node),
+            limit=limit,
+            owner=owner,
+            until_s=now_s + self._lease_s,
+            now_s=now_s,
+        )
+        if not request.visits and not request.with_unknown:
+            return []
+
+        def committed(result: claims.ClaimResult) -> None:
+            for visit, earliest_s, is_exhausted in result.visited:
+                pending.visited(visit, earliest_s, is_exhausted=is_exhausted, now_s=now_s)
+            if result.unknown_left is not None:
+                earliest_s, is_exhausted = result.unknown_left
+                pending.visited_unknown(node, request.unknown_kicked_s, earliest_s, is_exhausted=is_exhausted)
+            for message_id, number, reason in result.set_aside:
+                self._alarm("queue.damaged", f"{message_id}/{number} is held: {reason}")
+
+        result = await self.store.write(lambda connection: claims.claim(connection, request), committed=committed)
+        return result.claimed
+
+    async def settle(
+        self, message_id: MessageId, outcomes: Mapping[int, Outcome], *, attempts: Mapping[int, int] | None = None
+    ) -> None:
+        """Commit how attempts ended: by recipient number, all of it and the next attempt in one transaction.
+
+        `attempts` are the attempts' numbers as claimed (see `results.counts_for`). Settling rows that are gone changes
+        nothing. The message and its body go with its last row.
+        """
+        now_s = self.store.clock.wall_s()
+        numbered = attempts or {}
+
+        def operation(connection: Connection) -> _Changes:
+            changes, done = _Changes(), []
+            expires_s = message_rows.expiry_of(connection, message_id)
+            for found in recipient_rows.recipient_rows(connection, message_id):
+                if found.number not in outcomes or expires_s is None:
+                    continue
+                try:
+                    row = recipient_rows.recipient_from_row(found)
+                except (ValueError, TypeError) as error:
+                    _hold_damaged(connection, changes, message_id, found.number, str(error))
+                    continue
+                outcome = outcomes[row.number]
+                if not counts_for(row, outcome, numbered.get(row.number)):
+                    continue
+                result = result_of(
+                    row, outcome, now_s=now_s, expires_s=expires_s, retry_s=self._retry_s, chance=self._chance()
+                )
+                if result.values is None:
+                    done.append(row.number)
+                else:
+                    recipient_rows.change_recipients(connection, message_id, [row.number], result.values)
+                    _note_result(changes, message_id, row, result)
+            if done:
+                recipient_rows.delete_recipients(connection, message_id, done)
+                message_rows.finish_if_empty(connection, message_id, now_s)
+            return changes
+
+        await self.store.write(operation, committed=self._note)
+
+    async def disown(self, message_id: MessageId) -> None:
+        """The worker that sent this message told its client 451: forget what has not been tried from here.
+
+        The id is marked, because the accept itself may still be under way (a large body takes many writes): what comes
+        later under it is refused.
+        """
+        now_s = self.store.clock.wall_s()
+
+        def operation(connection: Connection) -> None:
+            state = message_rows.message_state(connection, message_id)
+            if state is None:
+                message_rows.mark_disowned(connection, message_id, now_s)
+                return
+            untried = [
+                row.number
+                for row in recipient_rows.recipient_rows(connection, message_id)
+                if row.attempts <= 1 and row.state != RecipientState.ACTIVE.value
+            ]
+            recipient_rows.delete_recipients(connection, message_id, untried)
+            if untried or state == message_rows.INCOMING:
+                message_rows.finish_if_empty(connection, message_id, now_s, message_rows.DISOWNED)
+
+        await self.store.write(operation)
+
+    async def set_aside(self, message_id: MessageId, reason: str) -> None:
+        """Hold every recipient of a message that cannot be used (a damaged body), with an alarm."""
+
+        def operation(connection: Connection) -> _Changes:
+            numbers = [row.number for row in recipient_rows.recipient_rows(connection, message_id)]
+            if numbers:
+                values = {"state": RecipientState.HELD.value, "reason": reason, "node": None, "lease_until_s": None}
+                recipient_rows.change_recipients(connection, message_id, numbers, values)
+            return _Changes(alarms=[("queue.damaged", f"{message_id} is held: {reason}")])
+
+        await self.store.write(operation, committed=self._note)
+
+    def body(self, message: QueuedMessage) -> BodyRef:
+        """The bytes of a claimed message, read while they are used. See `StoredBody` for what it raises."""
+        return StoredBody(self.store, message.id, message.size_bytes)
+
+    async def renew(self, owner: str) -> int:
+        """Give all leases of a process their full length again. Returns how many there are."""
+        until_s = self.store.clock.wall_s() + self._lease_s
+        return await self.store.write(lambda connection: recipient_rows.renew_leases(connection, owner, until_s))
+
+    async def lease_owners(self) -> list[str]:
+        """Every process that holds leases, as far as the rows know."""
+        return await self.store.read(recipient_rows.lease_owners)
+
+    async def release_leases_of(self, owner: str) -> int:
+        """A process died: its active rows become unknown at their node, to be tried (after a search) now."""
+        total_count = 0
+        while count := await self._forget_attempts(owner=owner):
+            total_count += count
+        return total_count
+
+    async def unknown_counts(self) -> dict[NodeId, int]:
+        """How many rows of unknown outcome are bound to each node."""
+        return await self.store.read(recipient_rows.unknown_counts)
+
+    async def lapse(self) -> int:
+        """Rows whose lease ended become unknown at their node. Returns how many (at most 1000 at a time)."""
+        return await self._forget_attempts(lapsed_before_s=self.store.clock.wall_s())
+
+    async def _forget_attempts(self, *, owner: str | None = None, lapsed_before_s: float | None = None) -> int:
+        now_s = self.store.clock.wall_s()
+
+        def operation(connection: Connection) -> _Changes:
+            changes = _Changes()
+            rows = recipient_rows.active_rows(connection, owner=owner, lapsed_before_s=lapsed_before_s)
+            for message_id, number, node in rows:
+                if node is None:
+                    _hold_damaged(connection, changes, message_id, number, "active without a node")
+                    continue
+                values = {
+                    "state": RecipientState.UNKNOWN.value,
+                    "next_attempt_s": now_s,
+                    "lease_owner": None,
+                    "lease_until_s": None,
+                }
+                changes.unknown.append((node, now_s))
+                recipient_rows.change_recipients(connection, message_id, [number], values)
+            changes.count = len(rows)
+            return changes
+
+        return (await self.store.write(operation, committed=self._note)).count
+
+    async def expire(self) -> int:
+        """Hold what could not be delivered in its lifetime, with an alarm per message. Returns how many messages."""
+        now_s = self.store.clock.wall_s()
+
+        def operation(connection: Connection) -> _Changes:
+            changes = _Changes()
+            for message_id in message_rows.expired_messages(connection, now_s, SWEEP_LIMIT):
+                message_rows.set_message_state(connection, message_id, message_rows.EXPIRED, now_s)
+                numbers = [
+                    row.number
+                    for row in recipient_rows.recipient_rows(connection, message_id)
+                    if row.state in (RecipientState.WAITING.value, RecipientState.UNKNOWN.value)
+                ]
+                if numbers:
+                    values = {"state": RecipientState.HELD.value, "reason": "expired"}
+                    recipient_rows.change_recipients(connection, message_id, numbers, values)
+                    text = f"{message_id}: {len(numbers)} recipients are held, their lifetime is over"
+                    changes.alarms.append(("queue.expired", text))
+                changes.count += 1
+            return changes
+
+        return (await self.store.write(operation, committed=self._note)).count
+
+    async def sweep(self) -> int:
+        """Delete what nobody waits for: pieces that were never accepted, and marks of messages that are done."""
+        before_s = self.store.clock.wall_s() - ORPHAN_S
+
+        def operation(connection: Connection) -> int:
+            states = (message_rows.INCOMING, message_rows.DONE, message_rows.DISOWNED)
+            return sum(len(message_rows.sweep_messages(connection, state, before_s, SWEEP_LIMIT)) for state in states)
+
+        return await self.store.write(operation)
+
+    def _note(self, changes: _Changes) -> None:
+        for bucket, key, next_attempt_s in changes.waiting:
+            self.pending.note(bucket, key, next_attempt_s)
+        for node, next_attempt_s in changes.unknown:
+            self.pending.note_unknown(node, next_attempt_s)
+        for name, text in changes.alarms:
+            self._alarm(name, text)
+
+
+def _chunks(body: BodyRef) -> Iterator[bytes]:
+    """The body in pieces of exactly `PIECE_BYTES`, the last one shorter."""
+    held = bytearray()
+    for piece in body.pieces():
+        held += piece
+        while len(held) >= PIECE_BYTES:
+            yield bytes(held[:PIECE_BYTES])
+            del held[:PIECE_BYTES]
+    if held:
+        yield bytes(held)
+
+
+def _accepted(recipients: Sequence[QueuedRecipient]) -> _Changes:
+    changes = _Changes(count=len(recipients))
+    for row in recipients:
+        if row.state is RecipientState.WAITING:
+            changes.waiting.append((row.bucket, row.mailbox_key, row.next_attempt_s))
+        elif row.state is RecipientState.UNKNOWN and row.node is not None:
+            changes.unknown.append((row.node, row.next_attempt_s))
+        elif row.state is RecipientState.HELD:
+            changes.alarms.append(("queue.refused", f"{row.address} is held: {row.last_reply or row.reason}"))
+    return changes
+
+
+def _note_result(changes: _Changes, message_id: MessageId, row: QueuedRecipient, result: RowResult) -> None:
+    values = result.values or {}
+    if values["state"] == RecipientState.WAITING.value:
+        changes.waiting.append((row.bucket, row.mailbox_key, values["next_attempt_s"]))
+    elif values["state"] == RecipientState.UNKNOWN.value:
+        changes.unknown.append((values["node"], values["next_attempt_s"]))
+    if result.alarm:
+        text = f"{message_id} to {row.address} is held ({result.alarm}): {values['last_reply']}"
+        changes.alarms.append((f"queue.{result.alarm}", text))
+
+
+def _hold_damaged(connection: Connection, changes: _Changes, message_id: MessageId, number: int, why: str) -> None:
+    reason = f"damaged row: {printable(why)}"
+    values = {"state": RecipientState.HELD.value, "reason": reason, "lease_owner": None, "lease_until_s": None}
+    recipient_rows.change_recipients(connection, message_id, [number], values)
+    changes.alarms.append(("queue.damaged", f"{message_id}/{number} is held: {reason}"))
