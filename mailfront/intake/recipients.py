@@ -1,0 +1,151 @@
+"""At RCPT: may this address have mail here, whose mailbox is it, and where does that live?
+
+Answers with a `Target` or with the reply that refuses. Our own trouble (directory away, unknown host, keeper away) is
+4xx; 5xx is only said for a named policy: not ours, unknown, suspended. Nothing is delivered and nothing is kept here.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mailfront.base.errors import Unavailable
+from mailfront.cluster.placement import Placement
+from mailfront.directory.answers import Answer, CannotSay, DirectoryRecord, Found, NoSuch, Status
+from mailfront.mail.address import Address, parse_path
+from mailfront.mail.envelope import RecipientOptions
+from mailfront.mail.names import MailboxKey, NodeId, NodeUser
+from mailfront.mail.reply import Reply, reply
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One accepted recipient: the address as the client wrote it, its mailbox, and the mailbox's home."""
+
+    address: Address
+    options: RecipientOptions
+    mailbox_key: MailboxKey
+    node_user: NodeUser
+    placement: Placement
+
+
+class RecipientDirectory(Protocol):
+    """The part of the directory that intake asks."""
+
+    async def recipient(self, address: Address) -> Answer:
+        """Who is it? Never raises for directory trouble."""
+        ...
+
+
+class Locator(Protocol):
+    """Where mailboxes live, as this process knows it now."""
+
+    async def locate(self, record: DirectoryRecord) -> Placement:
+        """The home and the secondaries. Raises Unavailable if it cannot be decided now."""
+        ...
+
+    def may_try(self, node: NodeId) -> bool:
+        """Whether a delivery to this node is worth starting now."""
+        ...
+
+    def handoff_order(self, placement: Placement) -> tuple[NodeId, ...]:
+        """The secondaries that may take a copy now, best first."""
+        ...
+
+
+class Alarms(Protocol):
+    """Where alarms go. Must be quick and must not raise; the same alarm again and again is counted, not repeated."""
+
+    def raise_alarm(self, name: str, text: str) -> None:
+        """Raise one, or count it once more."""
+        ...
+
+
+class Recipients:
+    """Decides about one address at a time. Holds no state. What an administrator must see goes to `alarms`."""
+
+    def __init__(
+        self,
+        directory: RecipientDirectory,
+        locator: Locator,
+        alarms: Alarms,
+        *,
+        local_domains: frozenset[str],
+        postmaster: Address,
+        node_user: str,
+        handoff_mailbox: Address | None,
+    ) -> None:
+        self._directory = directory
+        self._locator = locator
+        self._alarms = alarms
+        self._local_domains = local_domains
+        self._postmaster = postmaster
+        self._node_user = node_user
+        self._handoff_key = handoff_mailbox.key if handoff_mailbox else None
+        self._handoff_local = handoff_mailbox.local.casefold() if handoff_mailbox else None
+
+    async def resolve(self, address: Address, options: RecipientOptions) -> Target | Reply:
+        """Decide about one RCPT. Returns the target, or the reply to give. Cancellation is safe."""
+        if address.domain not in self._local_domains and address.domain:
+            return reply(550, "5.7.1", f"<{address}>: we do not relay to this domain")
+        base = address.split_detail()[0]
+        if base.key == self._handoff_key:
+            return _unknown(address)
+        for_postmaster = base.local.casefold() == "postmaster"
+        answer: Answer
+        if for_postmaster and not address.domain:
+            answer = await self._directory.recipient(self._postmaster)
+        else:
+            answer = await self._directory.recipient(address)
+            if isinstance(answer, NoSuch) and for_postmaster:
+                answer = await self._directory.recipient(self._postmaster)
+        if isinstance(answer, Found):
+            return await self._target(address, answer.detail, options, answer.record)
+        if isinstance(answer, CannotSay):
+            if answer.alarm:
+                self._alarms.raise_alarm(answer.alarm, f"{address}: {answer.reason}")
+            return reply(451, "4.4.3", f"<{address}>: the directory cannot answer now, try again later")
+        if for_postmaster:
+            text = f"the directory does not know postmaster.address ({self._postmaster}); make the mailbox or the alias"
+            self._alarms.raise_alarm("directory.no_postmaster", text)
+            return reply(451, "4.3.5", f"<{address}>: this mailbox is not set up yet, try again later")
+        return _unknown(address)
+
+    async def _target(
+        self, address: Address, detail: str, options: RecipientOptions, record: DirectoryRecord
+    ) -> Target | Reply:
+        if record.status is Status.SUSPENDED:
+            return reply(550, "5.2.1", f"<{address}>: this mailbox is disabled")
+        if record.redirected:
+            return reply(451, "4.3.5", f"<{address}>: forwards and groups are not served yet, try again later")
+        if record.over_quota:
+            return reply(452, "4.2.2", f"<{address}>: this mailbox is full, try again later")
+        node_user = self._node_user_of(record, detail)
+        if self._is_handoff(record, node_user):
+            return _unknown(address)
+        try:
+            placement = await self._locator.locate(record)
+        except Unavailable as error:
+            self._alarms.raise_alarm("placement.undecided", f"{address}: {error}")
+            return reply(451, "4.3.5", f"<{address}>: the home of this mailbox cannot be decided now, try again later")
+        return Target(address, options, record.key, node_user, placement)
+
+    def _node_user_of(self, record: DirectoryRecord, detail: str) -> NodeUser:
+        mailbox = record.mailbox
+        if detail:
+            local, at, domain = mailbox.rpartition("@") if "@" in mailbox else (mailbox, "", "")
+            mailbox = f"{local}+{detail}{at}{domain}"
+        if self._node_user == "{mailbox}":
+            return NodeUser(mailbox)
+        return NodeUser(self._node_user.format(mailbox=mailbox, domain=record.address.domain))
+
+    def _is_handoff(self, record: DirectoryRecord, node_user: NodeUser) -> bool:
+        """An alias that leads to the handoff account would mix people's mail with copies that wait."""
+        if self._handoff_key is None:
+            return False
+        plain = parse_path(node_user)
+        if plain is not None and plain.domain:
+            return plain.split_detail()[0].key == self._handoff_key
+        return record.mailbox.casefold() == self._handoff_local or record.address.key == self._handoff_key
+
+
+def _unknown(address: Address) -> Reply:
+    return reply(550, "5.1.1", f"<{address}>: there is no such mailbox here")

@@ -1,0 +1,144 @@
+"""The one line that says what became of a message, and the counters that sum such lines up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from mailfront.intake.recipients import Target
+from mailfront.mail.address import Address
+from mailfront.mail.envelope import Envelope
+from mailfront.mail.outcome import Deferred, Delivered, Failed, HandedOff, Outcome, Unknown
+from mailfront.mail.reply import Reply
+from mailfront.observe import metrics
+from mailfront.observe.log import emit
+
+MOST_RECIPIENTS_SHOWN = 50
+
+
+@dataclass(slots=True)
+class Stages:
+    """When each stage began, by the loop's clock; subtracted once, in the line."""
+
+    mail_s: float
+    rcpt_s: float = 0.0
+    data_end_s: float = 0.0
+    delivered_s: float = 0.0
+    answered_s: float = 0.0
+
+
+def report_message(
+    envelope: Envelope,
+    size_bytes: int,
+    mailboxes: Sequence[Target],
+    outcomes: Sequence[Outcome],
+    replies: Sequence[Reply],
+    stages: Stages,
+    refused: Sequence[tuple[Address, Reply]],
+    *,
+    skipped_count: int,
+    reason: str = "",
+) -> None:
+    """Write the `message` event and count it."""
+    client, answer = envelope.client, replies[0]
+    result = _result(answer)
+    metrics.INTAKE_MESSAGES.inc(result)
+    for outcome in outcomes:
+        metrics.INTAKE_OUTCOMES.inc(_label(outcome))
+    delivery_s, commit_s = stages.delivered_s - stages.data_end_s, stages.answered_s - stages.delivered_s
+    metrics.INTAKE_SECONDS.observe(stages.answered_s - stages.data_end_s, "answer")
+    metrics.INTAKE_SECONDS.observe(stages.answered_s - stages.mail_s, "total")
+    shown: list[dict[str, Any]] = []
+    for target, outcome in zip(mailboxes[:MOST_RECIPIENTS_SHOWN], outcomes, strict=False):
+        shown.append({"address": str(target.address), "mailbox": target.mailbox_key, **_shown(outcome)})
+    shown += [_refused(address, answer) for address, answer in refused]
+    emit(
+        "message",
+        id=envelope.id,
+        client_ip=client.ip,
+        helo=client.helo,
+        protocol=client.protocol,
+        tls=client.tls or None,
+        reverse_path=str(envelope.reverse_path or ""),
+        recipients=shown,
+        recipients_count=len(envelope.recipients),
+        size_bytes=size_bytes,
+        result=result,
+        reply=str(answer),
+        reason=reason or None,
+        queued_count=sum(isinstance(outcome, Deferred | Unknown) for outcome in outcomes) if result == "queued" else 0,
+        failed_count=sum(isinstance(outcome, Failed) for outcome in outcomes),
+        handed_off_count=sum(isinstance(outcome, HandedOff) for outcome in outcomes),
+        duplicates_skipped_count=skipped_count,
+        envelope_ms=_ms(stages.rcpt_s - stages.mail_s),
+        data_ms=_ms(stages.data_end_s - stages.rcpt_s),
+        delivery_ms=_ms(delivery_s),
+        commit_ms=_ms(commit_s),
+        total_ms=_ms(stages.answered_s - stages.mail_s),
+    )
+
+
+def report_refused(envelope: Envelope, refused: Sequence[tuple[Address, Reply]], refused_count: int) -> None:
+    """Write the `message` event of a transaction that ended before its data, because recipients were refused."""
+    answer = refused[0][1]
+    emit(
+        "message",
+        id=envelope.id,
+        client_ip=envelope.client.ip,
+        helo=envelope.client.helo,
+        protocol=envelope.client.protocol,
+        tls=envelope.client.tls or None,
+        reverse_path=str(envelope.reverse_path or ""),
+        recipients=[_refused(address, reply) for address, reply in refused],
+        recipients_count=refused_count,
+        result=_result(answer),
+        reply=str(answer),
+        reason="recipients refused",
+    )
+
+
+def _refused(address: Address, answer: Reply) -> dict[str, Any]:
+    return {"address": str(address), "outcome": "refused", "reply": str(answer)}
+
+
+def _result(answer: Reply) -> str:
+    if answer.is_positive:
+        return "delivered" if answer.text.endswith("delivered") else "queued"
+    return "rejected" if answer.is_permanent else "deferred"
+
+
+def _label(outcome: Outcome) -> str:
+    return f"deferred_{outcome.blame.value}" if isinstance(outcome, Deferred) else _kind(outcome)
+
+
+def _kind(outcome: Outcome) -> str:
+    match outcome:
+        case Delivered():
+            return "delivered"
+        case HandedOff():
+            return "handed_off"
+        case Deferred():
+            return "deferred"
+        case Failed():
+            return "failed"
+        case Unknown():
+            return "unknown"
+        case _:
+            assert_never(outcome)
+
+
+def _shown(outcome: Outcome) -> dict[str, Any]:
+    """What the line says of one mailbox."""
+    kind = _kind(outcome)
+    match outcome:
+        case HandedOff(holder, home):
+            return {"node": home, "outcome": f"{kind} to {holder}"}
+        case Unknown(node, reason):
+            return {"node": node, "outcome": kind, "reply": reason}
+        case Delivered() | Deferred() | Failed():
+            return {"node": outcome.node, "outcome": kind, "reply": str(outcome.reply)}
+        case _:
+            assert_never(outcome)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

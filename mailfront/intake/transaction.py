@@ -1,0 +1,310 @@
+"""One message from MAIL to its reply.
+
+Order of calls: `Intake.begin` at MAIL, `rcpt` for each recipient, then `commit` with the body or `abandon`. `commit` is
+the one function that decides a 250: it is said only after every accepted mailbox is on a node that answered 2xx, in a
+secondary's handoff mailbox with its hints committed, or in the queue in a committed transaction. It must run in a task
+of its own that nobody cancels; a client that hangs up does not stop it.
+
+What survives a crash in here: nothing, and no 250 was said. The client sends again.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mailfront.base.clock import Clock
+from mailfront.base.errors import Unavailable
+from mailfront.base.ids import MessageId, new_message_id
+from mailfront.base.tasks import spawn
+from mailfront.delivery.transaction import LmtpAttempt
+from mailfront.intake.fanout import Fanout, FanoutResult
+from mailfront.intake.fold import Decision, fold
+from mailfront.intake.kept import Keeping
+from mailfront.intake.recipients import Recipients, Target
+from mailfront.intake.remembered import Mailbox, RememberedTable, body_sha256
+from mailfront.intake.report import MOST_RECIPIENTS_SHOWN, Stages, report_message, report_refused
+from mailfront.intake.trace_header import message_header, received_count, trace_lines, with_trace
+from mailfront.mail.address import Address
+from mailfront.mail.body import BodyRef
+from mailfront.mail.envelope import Envelope, RecipientOptions
+from mailfront.mail.names import NodeId, NodeUser
+from mailfront.mail.outcome import Delivered, HandedOff, Outcome
+from mailfront.mail.reply import Reply, reply
+from mailfront.mail.request import MailRequest
+from mailfront.observe import metrics
+from mailfront.observe.log import get
+from mailfront.queue.port import QueuePort
+
+log = get("intake")
+
+_NO_QUEUE = "our queue cannot keep mail now, try again later"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntakePolicy:
+    """The numbers that intake obeys."""
+
+    hostname: str
+    deadline_s: float
+    max_received: int
+
+
+class Intake:
+    """Begins transactions. One object per worker."""
+
+    def __init__(
+        self,
+        recipients: Recipients,
+        fanout: Fanout,
+        queue: QueuePort,
+        keeping: Keeping,
+        policy: IntakePolicy,
+        clock: Clock,
+    ) -> None:
+        self.recipients = recipients
+        self.fanout = fanout
+        self.queue = queue
+        self.keeping = keeping
+        self.policy = policy
+        self.clock = clock
+        self.remembered = RememberedTable()
+
+    def begin(self, request: MailRequest) -> "Transaction | Reply":
+        """Start a message. Returns the transaction; a refusal at MAIL would be a reply."""
+        return Transaction(self, request)
+
+
+class Transaction:
+    """One message between MAIL and its reply. See the module for the order of calls."""
+
+    def __init__(self, intake: Intake, request: MailRequest) -> None:
+        self._intake = intake
+        self._request = request
+        self._arrived_s = intake.clock.wall_s()
+        self._stages = Stages(mail_s=intake.clock.monotonic_s())
+        self.id: MessageId = new_message_id(self._arrived_s)
+        self._targets: list[Target] = []
+        self._refused: list[tuple[Address, Reply]] = []
+        self._refused_count = 0
+        self._mailbox_of: dict[tuple[NodeId, NodeUser], int] = {}
+        self._recipients: list[tuple[int, ...]] = []
+        self._mailboxes: list[Target] = []
+
+    async def rcpt(self, address: Address, options: RecipientOptions) -> Reply:
+        """Decide about one recipient. 2xx: it takes part. Cancellation is safe: the recipient then takes no part."""
+        answer = await self._decide(address, options)
+        metrics.INTAKE_RECIPIENTS.inc(_COUNTED_AS.get(answer.enhanced, "other"))
+        return answer
+
+    async def _decide(self, address: Address, options: RecipientOptions) -> Reply:
+        answer = await self._intake.recipients.resolve(address, options)
+        self._stages.rcpt_s = self._intake.clock.monotonic_s()
+        if not isinstance(answer, Reply) and self._mailboxes and not self._may_fan_out(answer):
+            answer = reply(451, "4.5.3", f"<{address}>: {_NO_QUEUE}, or send this recipient alone")
+        if isinstance(answer, Reply):
+            self._refused_count += 1
+            if len(self._refused) < MOST_RECIPIENTS_SHOWN:
+                self._refused.append((address, answer))
+            return answer
+        mailbox = (answer.placement.home, answer.node_user)
+        index = self._mailbox_of.get(mailbox)
+        if index is None:
+            index = self._mailbox_of[mailbox] = len(self._mailboxes)
+            self._mailboxes.append(answer)
+        self._targets.append(answer)
+        self._recipients.append((index,))
+        return _RCPT_OK
+
+    def _may_fan_out(self, target: Target) -> bool:
+        """A second node is only taken on while the queue could keep what one of them does not take."""
+        if target.placement.home == self._mailboxes[0].placement.home:
+            return True
+        return self._intake.queue.gate_is_open(self._request.size_bytes or 0)
+
+    def abandon(self) -> None:
+        """End without a message (RSET, disconnect). Nothing was kept, so there is nothing to undo.
+
+        Recipients that were refused are told to the log: somebody will ask why.
+        """
+        if self._refused:
+            report_refused(self._envelope(self._request.client.protocol), self._refused, self._refused_count)
+
+    async def commit(self, body: BodyRef, *, protocol: str, per_recipient: bool) -> tuple[Reply, ...]:
+        """Deliver or keep the message, then say what happened: one reply, or one per accepted RCPT for LMTP.
+
+        Never raises for trouble of a peer, the queue or the directory. Must not be cancelled.
+        """
+        intake, stages = self._intake, self._stages
+        deadline_s = asyncio.get_running_loop().time() + intake.policy.deadline_s
+        stages.data_end_s = stages.delivered_s = intake.clock.monotonic_s()
+        envelope, header = self._envelope(protocol), message_header(body)
+        if received_count(header) > intake.policy.max_received:
+            refusal = reply(554, "5.4.6", "too many Received lines: this message is in a loop")
+            return self._refuse(envelope, body, refusal, per_recipient=per_recipient)
+        traced = with_trace(body, header, self._trace_lines(envelope))
+        homes = {target.placement.home for target in self._mailboxes}
+        if len(homes) > 1 and not intake.queue.gate_is_open(traced.size_bytes):
+            return self._refuse(envelope, body, reply(451, "4.3.0", _NO_QUEUE), per_recipient=per_recipient)
+        sha256, known = self._known_deliveries(body)
+        wanted = [index for index in range(len(self._mailboxes)) if index not in known]
+        result = FanoutResult(outcomes=[])
+        if wanted:
+            result = await intake.fanout.run(envelope, traced, self._mailboxes, wanted, deadline_s)
+        stages.delivered_s = intake.clock.monotonic_s()
+        outcomes = [known.get(index) or result.outcomes[index] for index in range(len(self._mailboxes))]
+        decision = fold(self.id, self._recipients, outcomes, per_recipient=per_recipient)
+        replies = await self._keep(envelope, body, traced, outcomes, result, decision)
+        self._forget_repeated(known, sha256, replies)
+        stages.answered_s = intake.clock.monotonic_s()
+        report_message(
+            envelope,
+            body.size_bytes,
+            self._mailboxes,
+            outcomes,
+            replies,
+            stages,
+            self._refused,
+            skipped_count=len(known),
+        )
+        return replies
+
+    def _refuse(self, envelope: Envelope, body: BodyRef, refusal: Reply, *, per_recipient: bool) -> tuple[Reply, ...]:
+        """Answer without having tried anything."""
+        self._stages.answered_s = self._intake.clock.monotonic_s()
+        report_message(envelope, body.size_bytes, (), (), (refusal,), self._stages, self._refused, skipped_count=0)
+        return (refusal,) * (len(self._recipients) if per_recipient else 1)
+
+    def _trace_lines(self, envelope: Envelope) -> bytes:
+        single = str(self._targets[0].address) if len(self._targets) == 1 else ""
+        return trace_lines(
+            self.id,
+            envelope.client,
+            hostname=self._intake.policy.hostname,
+            recipient=single,
+            wall_s=self._intake.clock.wall_s(),
+        )
+
+    def _envelope(self, protocol: str) -> Envelope:
+        request = self._request
+        return Envelope(
+            id=self.id,
+            client=replace(request.client, protocol=protocol),
+            reverse_path=request.reverse_path,
+            recipients=tuple((target.address, target.options) for target in self._targets),
+            arrived_s=self._arrived_s,
+            body_type=request.body_type,
+            smtputf8=request.smtputf8,
+            ret=request.ret,
+            envid=request.envid,
+        )
+
+    def _known_deliveries(self, body: BodyRef) -> tuple[str, dict[int, Delivered | HandedOff]]:
+        """The body's hash, and the mailboxes that got these very bytes under an earlier 451. Hashes the body only if
+        there may be any."""
+        remembered, now_s = self._intake.remembered, self._intake.clock.wall_s()
+        remembered.forget_old(now_s)
+        if not remembered:
+            return "", {}
+        sha256 = body_sha256(body)
+        found = ((i, remembered.find(self._sender, _mailbox(t), sha256, now_s)) for i, t in enumerate(self._mailboxes))
+        return sha256, {index: outcome for index, outcome in found if outcome is not None}
+
+    def _forget_repeated(self, known: Iterable[int], sha256: str, replies: Sequence[Reply]) -> None:
+        """What was skipped in a repetition that is now accepted is not skipped once more."""
+        for index in known:
+            if self._is_accepted(index, replies):
+                self._intake.remembered.forget(self._sender, _mailbox(self._mailboxes[index]), sha256)
+
+    def _is_accepted(self, index: int, replies: Sequence[Reply]) -> bool:
+        """Whether the client hears 250 for every RCPT that led to this mailbox."""
+        if len(replies) == 1:
+            return replies[0].is_positive
+        return all(answer.is_positive for answer, of in zip(replies, self._recipients, strict=True) if index in of)
+
+    @property
+    def _sender(self) -> str:
+        return "" if self._request.reverse_path is None else self._request.reverse_path.key
+
+    async def _keep(
+        self,
+        envelope: Envelope,
+        body: BodyRef,
+        traced: BodyRef,
+        outcomes: Sequence[Outcome],
+        result: FanoutResult,
+        decision: Decision,
+    ) -> tuple[Reply, ...]:
+        """Make durable what the decision says, before anybody hears of it."""
+        if not decision.keep and not decision.notices and not result.superseded:
+            return decision.replies
+        pending = {index: attempt for attempt, indexes in result.pending for index in indexes}
+        try:
+            await self._intake.keeping.commit(
+                envelope, traced, self._mailboxes, outcomes, decision, pending, result.superseded
+            )
+        except (Unavailable, OSError) as error:
+            if isinstance(error, OSError):  # no memory or no descriptor for the body on its way to the keeper
+                log.error("a message cannot be given to the queue", id=self.id, exc_info=error)
+            return self._nothing_kept(body, outcomes, result, decision)
+        for attempt, indexes in result.pending:
+            spawn(self._settle(attempt, indexes), name=f"settle {self.id}")
+        return decision.replies
+
+    def _nothing_kept(
+        self, body: BodyRef, outcomes: Sequence[Outcome], result: FanoutResult, decision: Decision
+    ) -> tuple[Reply, ...]:
+        """The queue could not commit: say 451 for what depends on it, and remember what was delivered all the same."""
+        no_queue = reply(451, "4.3.0", _NO_QUEUE)
+        replies: tuple[Reply, ...]
+        if len(decision.replies) == 1:
+            replies = (no_queue,) if decision.replies[0].is_positive else decision.replies
+        else:
+            replies = tuple(
+                answer
+                if all(isinstance(outcomes[i], Delivered) for i in indexes) or not answer.is_positive
+                else no_queue
+                for indexes, answer in zip(self._recipients, decision.replies, strict=True)
+            )
+        sha256 = body_sha256(body)
+        self._remember({i: each for i, each in enumerate(outcomes) if not self._is_accepted(i, replies)}, sha256)
+        for attempt, indexes in result.pending:
+            spawn(self._remember_later(attempt, indexes, sha256), name=f"remember {self.id}")
+        return replies
+
+    def _remember(self, outcomes: Mapping[int, Outcome], sha256: str) -> None:
+        now_s = self._intake.clock.wall_s()
+        for index, outcome in outcomes.items():
+            if isinstance(outcome, Delivered | HandedOff):
+                mailbox = _mailbox(self._mailboxes[index])
+                self._intake.remembered.remember(self._sender, mailbox, sha256, outcome, now_s)
+
+    async def _remember_later(self, attempt: LmtpAttempt, indexes: tuple[int, ...], sha256: str) -> None:
+        """The dot was sent before the deadline and nothing could be kept: the answer still tells what to skip."""
+        outcomes = dict(zip(indexes, await attempt.result(), strict=True))
+        self._remember(outcomes, sha256)
+        # The rows may have been committed, and only the answer was lost.
+        if delivered := {index: each for index, each in outcomes.items() if isinstance(each, Delivered)}:
+            await self._intake.queue.settle(self.id, delivered)
+
+    async def _settle(self, attempt: LmtpAttempt, indexes: tuple[int, ...]) -> None:
+        """Wait for the answer to a dot that was sent before the deadline, and write it into the rows."""
+        outcomes = await attempt.result()
+        await self._intake.queue.settle(self.id, dict(zip(indexes, outcomes, strict=True)))
+
+
+def _mailbox(target: Target) -> Mailbox:
+    return target.mailbox_key, target.node_user
+
+
+_RCPT_OK = reply(250, "2.1.5", "recipient ok")
+_COUNTED_AS = {
+    "2.1.5": "accepted",
+    "5.1.1": "unknown",
+    "5.7.1": "relay_denied",
+    "5.2.1": "suspended",
+    "4.2.2": "over_quota",
+    "4.4.3": "directory_unavailable",
+    "4.5.3": "gate_shut",
+    "4.3.5": "unserved",
+}
+"""The label of `mailfront_intake_recipients_total` for each reply to RCPT."""
