@@ -1,0 +1,300 @@
+"""The queue runner: takes what is due for a node that is up, delivers it there, and writes down how it ended.
+
+Each node has a window of attempts at once that grows with success and is halved by the node's failures; a node that
+returned begins slowly; nodes take turns. Rows of a node that is not up are not even looked at. A row whose outcome is
+unknown is first searched for in the mailbox at the node that may have it, and tried at that node only.
+
+What survives a crash: everything. A claim is committed before a node hears of it; an attempt whose end was not
+committed is found as unknown. A result that cannot be committed is kept here and tried again, and while it waits the
+store's gate is shut.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mailfront.base.backoff import exponential_s
+from mailfront.base.clock import Clock
+from mailfront.base.errors import Unavailable
+from mailfront.base.ids import MessageId
+from mailfront.base.tasks import cancel_and_wait, spawn
+from mailfront.cluster.node_states import Service
+from mailfront.cluster.node_table import NodeStateTable
+from mailfront.delivery.transaction import Delivery, LmtpRecipient, LmtpTransaction
+from mailfront.mail.address import parse_path
+from mailfront.mail.body import BodyRef
+from mailfront.mail.names import NodeId
+from mailfront.mail.outcome import Blame, Deferred, Delivered, Outcome, Unknown
+from mailfront.observe.log import emit, get
+from mailfront.queue.queue import Queue
+from mailfront.queue.rows import Claimed, QueuedMessage, QueuedRecipient
+from mailfront.queue.schedule import Window, queue_slots, turns
+from mailfront.store.errors import CorruptBody
+from mailfront.transfer.unknown import after_sending, without_sending
+
+SLOT_WAIT_S = 30.0
+LONGEST_SLEEP_S = 5.0
+MOST_RETRY_S = 30.0
+
+log = get("queue")
+
+
+class MailboxSearch(Protocol):
+    """Looks into mailboxes for a message that may be there already."""
+
+    @property
+    def can_search(self) -> bool:
+        """Whether there is somebody to search as."""
+        ...
+
+    async def find(self, node: NodeId, node_user: str, message_id: MessageId, arrived_s: float) -> bool | None:
+        """Whether the mailbox has the message; None: it cannot be looked at."""
+        ...
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What the runner knows of one node."""
+
+    window: Window
+    in_use: int = 0
+    returned_s: float | None = None
+    was_up: bool = True
+
+
+class QueueRunner:
+    """See the module. One per keeper; all in one event loop.
+
+    `slots` is how many LMTP connections the queue and new mail together have to each node.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        delivery: Delivery,
+        states: NodeStateTable,
+        search: MailboxSearch,
+        clock: Clock,
+        *,
+        owner: str,
+        slots: Mapping[NodeId, int],
+        lease_s: float,
+        final_timeout_s: float,
+    ) -> None:
+        self._queue = queue
+        self._delivery = delivery
+        self._states = states
+        self._search = search
+        self._clock = clock
+        self._owner = owner
+        self._lanes = {node: _Lane(Window(most=most)) for node, most in slots.items()}
+        self._lease_s = lease_s
+        self._final_timeout_s = final_timeout_s
+        self._wake = asyncio.Event()
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._last: NodeId | None = None
+        self._stopping = False
+
+    def wake(self) -> None:
+        """Something may be due: rows were written, a node changed, an attempt ended."""
+        self._wake.set()
+
+    @property
+    def in_use_count(self) -> int:
+        """Attempts that have not been settled."""
+        return len(self._attempts)
+
+    async def run(self) -> None:
+        """Work until cancelled. Attempts go on after that; see `drain`."""
+        failures_count = 0
+        while True:
+            self._wake.clear()
+            try:
+                await self._turn()
+                failures_count = 0
+            except Unavailable as error:
+                failures_count += 1
+                log.warning("the queue cannot be read", reason=str(error))
+            now_s = self._clock.wall_s()
+            up = [node for node in self._lanes if self._states.is_up(node, Service.LMTP)]
+            sleep_s = min(LONGEST_SLEEP_S, max(0.05, self._queue.pending.next_due_s(up) - now_s))
+            if failures_count:
+                sleep_s = exponential_s(failures_count, first_s=0.5, most_s=MOST_RETRY_S)
+            try:
+                async with asyncio.timeout(sleep_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def drain(self, grace_s: float) -> None:
+        """Begin nothing new; wait for the attempts under way, at most `grace_s`. What is left is found as unknown."""
+        self._stopping = True
+        if self._attempts:
+            await asyncio.wait(self._attempts, timeout=grace_s)
+        await cancel_and_wait(*self._attempts)
+
+    async def _turn(self) -> None:
+        """Give every node that is up, in turn, what it may get now."""
+        now_s, monotonic_s = self._clock.wall_s(), self._clock.monotonic_s()
+        for node in turns(list(self._lanes), self._last):
+            lane = self._lanes[node]
+            is_up = self._states.is_up(node, Service.LMTP)
+            if is_up and not lane.was_up:
+                lane.returned_s = monotonic_s
+                self._queue.pending.kick(node, now_s)
+            lane.was_up = is_up
+            if not is_up or self._stopping:
+                continue
+            slots = queue_slots(lane.window, lane.returned_s, monotonic_s, in_use=lane.in_use)
+            if slots <= 0 or not self._queue.pending.has_due(node, now_s):
+                continue
+            self._last = node
+            for claimed in await self._queue.claim(node, limit=slots, owner=self._owner):
+                lane.in_use += 1
+                task = spawn(self._try(node, lane, claimed), name=f"queue {claimed.message.id}")
+                self._attempts.add(task)
+                task.add_done_callback(self._attempts.discard)
+
+    async def _try(self, node: NodeId, lane: _Lane, claimed: Claimed) -> None:
+        """One claimed message to one node, to the committed end. The lease is renewed as long as this process lives, so
+        the rows must not stay active whatever happens here."""
+        outcomes: dict[int, Outcome] = {}
+        try:
+            try:
+                await self._attempt(node, claimed, outcomes)
+            except Exception as error:
+                log.error("a queued message failed by our fault", id=claimed.message.id, node=node, exc_info=error)
+                doubt = Unknown(node, "our fault: nobody knows how far it came")
+                outcomes = {row.number: outcomes.get(row.number, doubt) for row in claimed.recipients}
+            if any(isinstance(outcome, Delivered) for outcome in outcomes.values()):
+                lane.window = lane.window.succeeded()
+            elif any(_is_node_trouble(outcome) for outcome in outcomes.values()):
+                lane.window = lane.window.node_failed()
+            await self._settle(claimed, outcomes)
+        finally:
+            lane.in_use -= 1
+            self.wake()
+
+    async def _attempt(self, node: NodeId, claimed: Claimed, outcomes: dict[int, Outcome]) -> None:
+        """Fill in the outcomes as they become known."""
+        there = await self._search_for(node, claimed) if claimed.was_unknown else {}
+        for row in claimed.recipients:
+            if row.number in there:
+                outcome = without_sending(
+                    there[row.number], node, can_search=self._search.can_search, attempts=row.attempts
+                )
+                if outcome is not None:
+                    outcomes[row.number] = outcome
+        for batch in _without_doubles([row for row in claimed.recipients if row.number not in outcomes]):
+            for number, outcome in (await self._deliver(node, claimed.message, batch)).items():
+                outcomes[number] = after_sending(there.get(number, False), outcome, node)
+
+    async def _search_for(self, node: NodeId, claimed: Claimed) -> dict[int, bool | None]:
+        """Search the mailboxes of rows whose outcome is unknown: see `MailboxSearch.find`."""
+        answers: dict[int, bool | None] = {}
+        for row in claimed.recipients:
+            there = await self._search.find(node, row.node_user, claimed.message.id, claimed.message.arrived_s)
+            answers[row.number] = there
+            emit(
+                "queue_resolved",
+                id=claimed.message.id,
+                recipient=row.address,
+                node=node,
+                mailbox=row.mailbox_key,
+                outcome="found" if there else "not found" if there is False else "cannot search",
+            )
+        return answers
+
+    async def _deliver(
+        self, node: NodeId, message: QueuedMessage, rows: Sequence[QueuedRecipient]
+    ) -> dict[int, Outcome]:
+        began_s = self._clock.monotonic_s()
+
+        async def lease_is_long_enough() -> None:
+            left_s = self._lease_s - (self._clock.monotonic_s() - began_s)
+            if left_s <= self._final_timeout_s:
+                raise Unavailable("the lease is too short to wait for the node's answer")
+
+        body = _WatchedBody(self._queue.body(message))
+        attempt = self._delivery.start(
+            node,
+            transaction_of(message, rows, body),
+            slot_wait_s=SLOT_WAIT_S,
+            before_dot=lease_is_long_enough,
+            source="queue",
+            attempt=max(row.attempts for row in rows),
+        )
+        try:
+            outcomes = await attempt.result()
+        except asyncio.CancelledError:
+            attempt.drop("the keeper ends")
+            raise
+        if body.problem:
+            await self._queue.set_aside(message.id, body.problem)
+            return {}
+        return {row.number: outcome for row, outcome in zip(rows, outcomes, strict=True)}
+
+    async def _settle(self, claimed: Claimed, outcomes: Mapping[int, Outcome]) -> None:
+        """Commit the outcomes, however often it takes."""
+        numbers = {row.number: row.attempts for row in claimed.recipients}
+        failures_count = 0
+        while outcomes:
+            try:
+                await self._queue.settle(claimed.message.id, outcomes, attempts=numbers)
+                return
+            except Unavailable as error:
+                failures_count += 1
+                log.warning("a result cannot be committed yet", id=claimed.message.id, reason=str(error))
+                await asyncio.sleep(exponential_s(failures_count, first_s=0.5, most_s=MOST_RETRY_S))
+
+
+class _WatchedBody:
+    """A stored body that remembers if it was found damaged while it was read."""
+
+    def __init__(self, body: BodyRef) -> None:
+        self._body = body
+        self.problem = ""
+
+    @property
+    def size_bytes(self) -> int:
+        return self._body.size_bytes
+
+    def pieces(self) -> Iterator[bytes]:
+        try:
+            yield from self._body.pieces()
+        except CorruptBody as error:
+            self.problem = str(error)
+            raise
+
+    def head(self, limit_bytes: int) -> bytes:
+        return self._body.head(limit_bytes)
+
+
+def transaction_of(message: QueuedMessage, rows: Sequence[QueuedRecipient], body: BodyRef) -> LmtpTransaction:
+    """The LMTP transaction that delivers rows of one message."""
+    return LmtpTransaction(
+        id=message.id,
+        reverse_path=None if message.reverse_path is None else parse_path(message.reverse_path),
+        body_type=message.body_type,
+        smtputf8=message.smtputf8,
+        ret=message.ret,
+        envid=message.envid,
+        recipients=tuple(LmtpRecipient(row.node_user, row.options) for row in rows),
+        body=body,
+    )
+
+
+def _without_doubles(rows: Sequence[QueuedRecipient]) -> list[list[QueuedRecipient]]:
+    """Split rows so that no transaction names a mailbox twice."""
+    batches: list[dict[str, QueuedRecipient]] = []
+    for row in rows:
+        batch = next((batch for batch in batches if row.node_user not in batch), None)
+        if batch is None:
+            batches.append(batch := {})
+        batch[row.node_user] = row
+    return [list(batch.values()) for batch in batches]
+
+
+def _is_node_trouble(outcome: Outcome) -> bool:
+    return isinstance(outcome, Unknown) or (isinstance(outcome, Deferred) and outcome.blame is Blame.NODE)
