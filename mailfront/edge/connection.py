@@ -1,0 +1,382 @@
+"""One client's connection, below the mail commands: aiosmtpd's command loop with everything around it replaced.
+
+Kept from aiosmtpd: the loop that reads a line, splits and dispatches it (`SMTP._handle_client`), `Session`, and the
+plain commands. Replaced, because each was measured or read to be unfit for a front end:
+
+- the constructor (introspection, DNS, shared tables): tables belong to the class here;
+- reader, writer and `push`: one corked stream (`mailfront.edge.stream`), timers per phase, 421 instead of silence;
+- `eof_received` and `connection_lost`: they cancel nothing. The loop ends at its next read; what a message commits
+  is never cut off by its client;
+- `handle_exception`: our own trouble is 451 with an id, and no Python text reaches a client;
+- STARTTLS: by `loop.start_tls`, with a check for bytes sent too early and completely new state.
+
+The loop ends by `DialogueEnded`; whoever wants to end it with a reply raises `Farewell` or calls `leave`.
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
+
+from aiosmtpd.smtp import SMTP, Session
+
+from mailfront.base.ids import new_message_id
+from mailfront.base.printable import printable
+from mailfront.base.tasks import spawn
+from mailfront.edge.engine import AnyCommand, MethodTable, wire, with_enhanced_code
+from mailfront.edge.listener import EdgeListener
+from mailfront.edge.stream import DialogueEnded, DialogueStream, Farewell
+from mailfront.mail.client import ClientInfo
+from mailfront.mail.reply import Reply, reply
+from mailfront.net.networks import canonical_ip, is_listed
+from mailfront.observe import log as observe_log
+from mailfront.observe import metrics
+
+# aiosmtpd logs every command and reply at INFO.
+logging.getLogger("mail.log").setLevel(logging.WARNING)
+log = observe_log.get("edge")
+
+ABORT_S = 10.0
+NEWCOMER_S = 2.0
+"""So long after it came, a client may begin its first message though we drain: a reload turns nobody away."""
+_CLEAN_ENDS = frozenset(("", "quit", "lost"))
+_BAD = frozenset((b"500", b"501", b"502", b"503", b"555"))
+_TOO_MANY_BAD = reply(421, "4.7.0", "too many bad commands, closing the connection")
+_TOO_MANY_ERRORS = reply(421, "4.7.0", "too many errors, closing the connection")
+_TOO_MANY_IDLE = reply(421, "4.7.0", "too many commands without a message, closing the connection")
+_SHUTTING_DOWN = reply(421, "4.3.2", "shutting down, try again later")
+_TRY_LATER = reply(421, "4.7.0", "too many connections, try again later")
+_RESIDUE = reply(503, "5.5.1", "nothing may follow STARTTLS before TLS, closing the connection")
+
+
+class EdgeConnection(SMTP):
+    """See the module. `proxied` is (client ip, client port, peer ip) if a PROXY header spoke for the client."""
+
+    commands: ClassVar[Mapping[str, str]] = {}
+    greeting_name: ClassVar[str] = "ESMTP"
+
+    # What aiosmtpd's constructor would set, and its loop reads.
+    command_size_limit = 1 << 20
+    command_size_limits = AnyCommand()  # type: ignore[assignment]
+    _smtp_methods: Any = MethodTable()
+    enable_SMTPUTF8 = True
+    require_starttls = None
+    session: Session | None
+    envelope = None
+    _proxy_timeout = None
+    _enforce_call_limit = False
+    _tls_handshake_okay = True
+    _tls_protocol = None
+    _auth_required = False
+    _handle_hooks: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+    _closed = None
+
+    def __init__(self, listener: EdgeListener, proxied: tuple[str, int, str] | None = None) -> None:
+        self.listener = listener
+        self.loop = listener.loop
+        self.hostname = listener.hostname
+        self.__ident__ = self.greeting_name
+        self.transport = None
+        self.session = None
+        self.stream = DialogueStream(listener.loop, listener.limits, refuse_bare=not listener.normalize_newlines)
+        self._reader = self._writer = self.stream  # type: ignore[assignment]
+        self._proxied = proxied
+        self.peer_ip = self.ip = ""
+        self.port = 0
+        self.tls = ""
+        self.is_trusted = False
+        self.client: ClientInfo | None = None
+        self.stage = "connect"
+        self.is_busy = False
+        self._is_handshaking = False
+        self._admitted_ip: str | None = None
+        self._farewell: Farewell | None = None
+        self._started_s = listener.loop.time()
+        self.end = self.reason = ""
+        self.last_reply: Reply | None = None
+        self.bad_commands_count = self.errors_count = self.idle_commands_count = 0
+        self.messages_count = self.rejected_count = self.early_count = 0
+
+    # What the transport says.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there: decide whether it may stay, then start the dialogue."""
+        self.transport = transport
+        # uvloop's transports are no subclasses of asyncio's.
+        self.stream.transport = cast(asyncio.Transport, transport)
+        self._read_peer(transport)
+        listener = self.listener
+        trusted = listener.settings.xclient
+        self.is_trusted = bool(trusted) and is_listed(self.ip, trusted)
+        ssl_object = transport.get_extra_info("ssl_object")
+        if ssl_object is not None:
+            self.tls = _tls_text(ssl_object)
+        self.session = Session(self.loop)
+        refusal = listener.admission.admit(self.ip)
+        if refusal is not None:
+            self._refuse(_TRY_LATER, f"limit of {refusal.limit} connections", refusal.limit_name.value)
+            return
+        self._admitted_ip = self.ip
+        listener.accepted_count += 1
+        listener.sessions.add(self)
+        if listener.is_draining:
+            self.ask_to_leave(now=False)
+        # Nobody keeps this task: nobody can cancel it, so what a message commits runs to its end.
+        spawn(self._run(), name="session")
+
+    def _read_peer(self, transport: asyncio.BaseTransport) -> None:
+        if self._proxied is not None:
+            self.ip, self.port, self.peer_ip = self._proxied
+            return
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.ip, self.port = canonical_ip(peer[0]) if ":" in peer[0] else peer[0], peer[1]
+        self.peer_ip = self.ip
+
+    def _refuse(self, answer: Reply, reason: str, result: str) -> None:
+        metrics.EDGE_CONNECTIONS.inc(self.listener.name, result)
+        self.end, self.reason, self.last_reply = "refused", reason, answer
+        self.stream.write(answer.wire())
+        self.stream.flush()
+        if self.stream.transport is not None:
+            self.stream.transport.close()
+        self._report()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        self.stream.feed(data)
+
+    def eof_received(self) -> bool:
+        """The client has no more to say. It still gets its replies, where the transport can do that."""
+        self.stream.feed_eof()
+        return not self.tls
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone. Nothing is cancelled: the loop sees it at its next read."""
+        self.stream.lost()
+
+    def pause_writing(self) -> None:
+        """The client does not take its replies."""
+        self.stream.set_write_paused(True)
+
+    def resume_writing(self) -> None:
+        """The client takes replies again."""
+        self.stream.set_write_paused(False)
+
+    # The loop, and what it needs.
+
+    async def _run(self) -> None:
+        try:
+            await self._handle_client()
+        except DialogueEnded:
+            pass
+        finally:
+            try:
+                self.drop_transaction()
+                await self.stream.part(linger=self.end not in _CLEAN_ENDS and not self.tls)
+            finally:
+                self._finished()
+
+    def _finished(self) -> None:
+        listener, stream = self.listener, self.stream
+        transport = stream.transport
+        if transport is not None and not self.tls and not stream.is_lost and transport.get_write_buffer_size():
+            # A client that takes nothing must not hold the connection: closing waits for what is unsent. Over TLS the
+            # event loop has a time limit of its own.
+            self.loop.call_later(ABORT_S, transport.abort)
+        if self._admitted_ip is not None:
+            listener.admission.release(self._admitted_ip)
+        listener.sessions.discard(self)
+        if not listener.sessions:
+            listener.changed.set()
+        self._report()
+
+    def _report(self) -> None:
+        """One canonical line per connection."""
+        stream, client = self.stream, self.client
+        last = self.last_reply
+        self.listener.emit(
+            "connection",
+            listener=self.listener.name,
+            client_ip=self.ip,
+            client_port=self.port,
+            proxy_ip=self.peer_ip if self.peer_ip != self.ip else None,
+            helo=client.helo if client is not None else printable(self.helo),
+            protocol=self.protocol,
+            tls=self.tls or None,
+            commands_count=stream.commands_count,
+            bad_commands_count=self.bad_commands_count,
+            messages_count=self.messages_count,
+            rejected_count=self.rejected_count,
+            received_bytes=stream.received_bytes,
+            duration_s=round(self.loop.time() - self._started_s, 3),
+            end=self.end or "lost",
+            stage=self.stage,
+            early_count=self.early_count,
+            reason=self.reason or None,
+            reply=str(last) if last is not None else None,
+        )
+
+    @property
+    def helo(self) -> str:
+        """What the client called itself; '' before HELO."""
+        assert self.session is not None
+        return self.session.host_name or ""
+
+    @property
+    def protocol(self) -> str:
+        """SMTP, ESMTP or LMTP, with S over TLS."""
+        assert self.session is not None
+        name = self.greeting_name if self.session.extended_smtp else "SMTP"
+        return name + "S" if self.tls else name
+
+    def _reset_timeout(self, duration: float | None = None) -> None:
+        """aiosmtpd's one timer is not used: the stream has its own."""
+
+    def _set_post_data_state(self) -> None:
+        """aiosmtpd resets here at HELO, RSET and the like."""
+        self.drop_transaction()
+
+    def drop_transaction(self) -> None:
+        """End the message that is under way, if any."""
+        raise NotImplementedError
+
+    @property
+    def has_transaction(self) -> bool:
+        """Whether a message is under way."""
+        raise NotImplementedError
+
+    async def push(self, status: Any) -> None:
+        """Send a reply of aiosmtpd's own commands and loop."""
+        line = with_enhanced_code(status)
+        if line[:3] == b"220":
+            self.early_count += self.stream.has_input
+        self.say(line)
+        if self._farewell is not None:
+            self.leave(self._farewell.answer, end=self._farewell.end, reason=self._farewell.reason, is_said=True)
+
+    def say(self, answer: Reply | bytes) -> None:
+        """Send a reply, corked. Ends the dialogue when there were too many bad ones."""
+        line = answer if isinstance(answer, bytes) else wire(answer)
+        self.stream.write(line)
+        if line[0] > 51 and self._farewell is None:
+            self._count_error(line)
+
+    def _count_error(self, line: bytes) -> None:
+        limits = self.listener.limits
+        self.errors_count += 1
+        if line[:3] in _BAD:
+            self.bad_commands_count += 1
+            metrics.EDGE_REJECTIONS.inc("sequence" if line[:3] == b"503" else "syntax")
+            if self.bad_commands_count > limits.bad_commands:
+                self.leave(_TOO_MANY_BAD, end="limit", reason="bad_commands")
+        if self.errors_count > limits.errors:
+            self.leave(_TOO_MANY_ERRORS, end="limit", reason="bad_commands")
+
+    def count_idle_command(self) -> None:
+        """A command that brings no message closer."""
+        self.idle_commands_count += 1
+        if self.idle_commands_count > self.listener.limits.idle_commands:
+            self.leave(_TOO_MANY_IDLE, end="limit", reason="bad_commands")
+
+    def leave(self, answer: Reply, *, end: str, reason: str = "", is_said: bool = False) -> None:
+        """Say the last reply and end the dialogue: always raises DialogueEnded."""
+        self.end, self.reason, self.last_reply = end, reason, answer
+        if reason:
+            metrics.EDGE_REJECTIONS.inc(reason)
+        if not is_said:
+            self.stream.write(answer.wire())
+        raise DialogueEnded
+
+    async def handle_exception(self, error: Exception) -> str:
+        """What the loop says when a command raised: a farewell's own words, else 451 and nothing about the cause."""
+        if isinstance(error, Farewell):
+            self._farewell = error
+            return str(error.answer)
+        trouble_id = new_message_id(time.time())
+        log.error("a command failed", id=trouble_id, client_ip=self.ip, stage=self.stage, exc_info=error)
+        if self.stage == "data":
+            # In the middle of a message nobody knows where the next command begins.
+            answer = reply(421, "4.3.0", f"{trouble_id} internal trouble, try again later")
+            self._farewell = Farewell(answer, end="failed", reason="internal")
+            return str(answer)
+        metrics.EDGE_REJECTIONS.inc("internal")
+        return str(reply(451, "4.3.0", f"{trouble_id} internal trouble, try again later"))
+
+    # Leaving.
+
+    def _leave_if_idle(self) -> None:
+        is_newcomer = self.messages_count == 0 and self.loop.time() < self._started_s + NEWCOMER_S
+        if self.stage != "data" and not self.has_transaction and not is_newcomer:
+            self._leave_now()
+
+    def _leave_now(self) -> None:
+        raise Farewell(_SHUTTING_DOWN, end="shutdown", reason="draining")
+
+    def ask_to_leave(self, *, now: bool) -> None:
+        """End the dialogue with 421: after the message that is under way, or `now`. A commit is always awaited."""
+        self.stream.may_leave = self._leave_now if now else self._leave_if_idle
+        self.stream.wake()
+        if not now:
+            self.loop.call_at(self._started_s + NEWCOMER_S, self.stream.wake)
+        if now and self._is_handshaking:
+            cast(asyncio.Transport, self.transport).abort()
+
+    # TLS.
+
+    async def smtp_STARTTLS(self, arg: str) -> None:
+        """Go on over TLS, knowing nothing of what was said before (RFC 3207 section 4.2)."""
+        tls = self.listener.tls
+        if tls is None or self.listener.settings.tls != "starttls":
+            self.say(b"502 5.5.1 STARTTLS is not offered\r\n")
+        elif arg:
+            self.say(b"501 5.5.4 Syntax: STARTTLS\r\n")
+        elif self.tls:
+            self.say(b"503 5.5.1 TLS is already in use\r\n")
+        elif self.stream.has_input:
+            # Somebody may have put commands in front of the client's TLS.
+            self.leave(_RESIDUE, end="protocol", reason="tls_residue")
+        else:
+            await self._start_tls(tls.context)
+
+    async def _start_tls(self, context: ssl.SSLContext) -> None:
+        raw_transport = cast(asyncio.Transport, self.transport)
+        self.drop_transaction()
+        self.stream.write(b"220 2.0.0 ready to start TLS\r\n")
+        self.stream.flush()
+        # What comes during the handshake is already inside TLS; nothing is sent or paused until it is over.
+        self.stream.transport = None
+        self._is_handshaking = True
+        try:
+            transport = await self.loop.start_tls(
+                raw_transport, self, context, server_side=True, ssl_handshake_timeout=self.listener.limits.tls_timeout
+            )
+        except (OSError, TimeoutError) as error:
+            metrics.EDGE_TLS_HANDSHAKES.inc("failed")
+            self.end, self.reason = "failed", printable(f"TLS handshake: {error}")
+            raise DialogueEnded from error
+        finally:
+            self._is_handshaking = False
+        if transport is None:
+            self.end, self.reason = "lost", "TLS handshake"
+            raise DialogueEnded
+        metrics.EDGE_TLS_HANDSHAKES.inc("ok")
+        self.transport = transport
+        self.stream.start_afresh(transport)
+        self.tls = _tls_text(transport.get_extra_info("ssl_object"))
+        self.forget_client()
+        self.session = Session(self.loop)
+        self.stage = "connect"
+
+    def forget_client(self) -> None:
+        """Forget what the client said about itself."""
+        self.client = None
+        if self.transport is not None:
+            self._read_peer(self.transport)
+
+
+def _tls_text(ssl_object: Any) -> str:
+    cipher = ssl_object.cipher()
+    return f"{ssl_object.version()} {cipher[0] if cipher else ''}".strip()

@@ -1,0 +1,64 @@
+"""What the edge needs from the rest: somebody who takes messages, somebody who counts connections, a place for events.
+
+Intake implements `Intake` and `Transaction`, the connection table `Admission`. Order of calls per message: `begin`,
+`rcpt` any number of times, then exactly one of `commit` and `abandon`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from mailfront.base.ids import MessageId
+from mailfront.mail.address import Address
+from mailfront.mail.body import BodyRef
+from mailfront.mail.envelope import RecipientOptions
+from mailfront.mail.reply import Reply
+from mailfront.mail.request import MailRequest
+from mailfront.net.connections import Refusal
+
+
+class Transaction(Protocol):
+    """One message between MAIL and its reply."""
+
+    @property
+    def id(self) -> MessageId:
+        """The message's id."""
+        ...
+
+    async def rcpt(self, address: Address, options: RecipientOptions) -> Reply:
+        """Decide about one recipient. 2xx: it takes part."""
+        ...
+
+    async def commit(self, body: BodyRef, *, protocol: str, per_recipient: bool) -> tuple[Reply, ...]:
+        """Deliver or keep the message. Returns one reply, or one per accepted RCPT in order if `per_recipient`.
+
+        Runs in a task of its own; a client that goes away does not cancel it.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """End without a message: RSET, disconnect, a limit."""
+        ...
+
+
+class Intake(Protocol):
+    """Takes messages."""
+
+    def begin(self, request: MailRequest) -> Transaction | Reply:
+        """Start a message at MAIL, or refuse it."""
+        ...
+
+
+class Admission(Protocol):
+    """Counts connections over all workers."""
+
+    def admit(self, ip: str) -> Refusal | None:
+        """Count a connection from `ip`, or say which limit it meets; then it is not counted."""
+        ...
+
+    def release(self, ip: str) -> None:
+        """A connection that was admitted has ended."""
+        ...
+
+
+EmitEvent = Callable[..., Any]
+"""`emit(event, **fields)` of the log."""
