@@ -1,0 +1,90 @@
+"""What each admin verb may be asked with. Checked before a service sees it; mistakes become one line."""
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mailfront.admin.errors import AdminError, Kind
+
+R = TypeVar("R", bound="Request")
+
+MOST_ROWS_COUNT = 10_000
+
+
+class Request(BaseModel):
+    """Base of all requests: strict, frozen, nothing unknown."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Nothing(Request):
+    """A verb without arguments."""
+
+
+class AddressRequest(Request):
+    """A verb about one mail address."""
+
+    address: str = Field(min_length=1, max_length=320)
+
+
+class IdRequest(Request):
+    """A verb about one message."""
+
+    id: str = Field(min_length=1, max_length=64)
+
+
+class TraceRequest(Request):
+    """`trace`: a message id or an address."""
+
+    wanted: str = Field(min_length=1, max_length=320)
+
+
+class NodeRequest(Request):
+    """A verb that changes one node."""
+
+    node: str = Field(min_length=1, max_length=64)
+    reason: str = Field(default="", max_length=500)
+
+
+_Words = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=320)], ...], Field(strict=False, max_length=1000)
+]
+
+
+class Selection(Request):
+    """Which rows: all conditions that are given must hold; of several values of one condition, any.
+
+    `older_s`: seconds since the message arrived.
+    """
+
+    ids: _Words = ()
+    senders: _Words = ()
+    recipients: _Words = ()
+    nodes: _Words = ()
+    states: _Words = ()
+    older_s: float | None = Field(default=None, ge=0)
+
+
+class ListRequest(Selection):
+    """One page of rows. `after` is the `next` of the page before."""
+
+    limit: int = Field(default=100, ge=1, le=MOST_ROWS_COUNT)
+    after: tuple[str, int] = Field(default=("", -1), strict=False)
+
+
+class ChangeRequest(Selection):
+    """A change of rows. Without any selector `everything` must say that all rows are meant."""
+
+    everything: bool = False
+    dry_run: bool = False
+    reason: str = Field(default="", max_length=500)
+
+
+def read(model: type[R], arguments: dict[str, Any]) -> R:
+    """Check a request's arguments. Raises AdminError that names what is wrong."""
+    try:
+        return model.model_validate(arguments)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise AdminError(f"{where}: {first['msg']}", Kind.USAGE) from error

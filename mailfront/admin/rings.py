@@ -1,0 +1,192 @@
+"""`ring show` and `ring explain`: who owns how much, and where one address lives and why.
+
+Explaining changes nothing: a mailbox that has not been placed yet stays so, and the answer says where it would go.
+"""
+
+from dataclasses import dataclass
+
+from mailfront.admin.lookups import AnswerView, read_address, show_answer
+from mailfront.base.errors import Unavailable
+from mailfront.base.printable import printable
+from mailfront.cluster.explain import NodeView, PlacementExplanation, explain
+from mailfront.cluster.placement import ClusterMap, Placement
+from mailfront.cluster.registry import PlacementRegistry
+from mailfront.directory.answers import Answer, DirectoryRecord
+from mailfront.intake.recipients import RecipientDirectory, Recipients, Target
+from mailfront.mail.address import Address
+from mailfront.mail.envelope import NO_OPTIONS
+from mailfront.mail.names import NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareView:
+    """One node's part of the ring. Buckets it owns, those it would be given today, and mailboxes pinned to it."""
+
+    id: NodeId
+    weight: int
+    zone: str
+    buckets_count: int
+    desired_count: int
+    pins_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingView:
+    """The ring as it is. `differing_count`: buckets whose owner is not the one that they would be given today."""
+
+    version: int
+    buckets_count: int
+    differing_count: int
+    nodes: tuple[ShareView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressExplanation:
+    """Where one address lives, why, and what would happen to a message for it now.
+
+    `reply` is what RCPT is answered. Without a mailbox (refused addresses) `home` and all that follows are empty.
+    `now` is `deliver`, `handoff` or `queue`, `now_at` the node that would get the message.
+    """
+
+    address: str
+    directory: AnswerView | None
+    reply: str
+    accepted: bool
+    mailbox_key: str = ""
+    node_user: str = ""
+    bucket: int | None = None
+    home: NodeId | None = None
+    reason: str = ""
+    secondaries: tuple[NodeId, ...] = ()
+    desired: NodeId | None = None
+    map_version: int = 0
+    now: str = ""
+    now_at: NodeId | None = None
+    now_reason: str = ""
+    nodes: tuple[NodeView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipientPolicy:
+    """What decides about an address besides the directory: the same values that intake was given."""
+
+    local_domains: frozenset[str]
+    postmaster: Address
+    node_user: str
+    handoff_mailbox: Address | None
+    secondaries_count: int
+
+
+class RingService:
+    """See the module."""
+
+    def __init__(self, directory: RecipientDirectory, registry: PlacementRegistry, policy: RecipientPolicy) -> None:
+        self._directory = directory
+        self._registry = registry
+        self._policy = policy
+
+    async def show(self) -> RingView:
+        """The ring, node by node."""
+        ring = await self._registry.ring()
+        return RingView(
+            version=ring.version,
+            buckets_count=sum(share.buckets_count for share in ring.shares),
+            differing_count=ring.differing_count,
+            nodes=tuple(
+                ShareView(
+                    id=share.node.id,
+                    weight=share.node.weight,
+                    zone=share.node.zone,
+                    buckets_count=share.buckets_count,
+                    desired_count=share.desired_count,
+                    pins_count=share.pins_count,
+                )
+                for share in ring.shares
+            ),
+        )
+
+    async def explain(self, address: str) -> AddressExplanation:
+        """Explain one address. Raises AdminError if it is none."""
+        parsed = read_address(address)
+        listening = _Listening(self._directory)
+        locator = _LookingOnly(self._registry.map)
+        recipients = Recipients(
+            listening,
+            locator,
+            locator,
+            local_domains=self._policy.local_domains,
+            postmaster=self._policy.postmaster,
+            node_user=self._policy.node_user,
+            handoff_mailbox=self._policy.handoff_mailbox,
+        )
+        target = await recipients.resolve(parsed, NO_OPTIONS)
+        said = None if listening.answer is None else show_answer(*listening.answer)
+        if not isinstance(target, Target):
+            return AddressExplanation(address=str(parsed), directory=said, reply=str(target), accepted=False)
+        found = explain(
+            target.mailbox_key, locator.cluster_map, self._registry.states, tries=self._policy.secondaries_count
+        )
+        return _explanation(parsed, said, target, found, first=locator.first_placement)
+
+
+def _explanation(
+    address: Address, said: AnswerView | None, target: Target, found: PlacementExplanation, *, first: str
+) -> AddressExplanation:
+    return AddressExplanation(
+        address=str(address),
+        directory=said,
+        reply="250 2.1.5 recipient ok",
+        accepted=True,
+        mailbox_key=printable(target.mailbox_key),
+        node_user=printable(target.node_user),
+        bucket=found.bucket,
+        home=found.home,
+        reason=first or found.reason,
+        secondaries=found.secondaries,
+        desired=found.desired,
+        map_version=found.map_version,
+        now=found.now.value,
+        now_at=found.now_at,
+        now_reason=found.now_reason,
+        nodes=found.nodes,
+    )
+
+
+class _Listening:
+    """Passes questions on to the directory and remembers the last answer."""
+
+    def __init__(self, directory: RecipientDirectory) -> None:
+        self._directory = directory
+        self.answer: tuple[Address, Answer] | None = None
+
+    async def recipient(self, address: Address) -> Answer:
+        answer = await self._directory.recipient(address)
+        self.answer = (address, answer)
+        return answer
+
+
+class _LookingOnly:
+    """A locator that places nobody: it says where the mailbox is, or where its first message would place it."""
+
+    def __init__(self, cluster_map: ClusterMap) -> None:
+        self.cluster_map = cluster_map
+        self.first_placement = ""
+
+    async def locate(self, record: DirectoryRecord) -> Placement:
+        if not self.cluster_map.must_announce(record.key) or record.host is None:
+            return self.cluster_map.place(record.key)
+        node = self.cluster_map.node_of_host(record.host)
+        if node is None:
+            raise Unavailable(f"the directory says host {printable(record.host)!r}, and no node has that id or address")
+        self.first_placement = f"not placed yet; the directory's host attribute will pin it to {node}"
+        self.cluster_map = self.cluster_map.with_pins({record.key: node}, version=self.cluster_map.version)
+        return self.cluster_map.place(record.key)
+
+    def may_try(self, _node: NodeId) -> bool:
+        return False
+
+    def handoff_order(self, _placement: Placement) -> tuple[NodeId, ...]:
+        return ()
+
+    def raise_alarm(self, _name: str, _text: str) -> None:
+        """Looking raises no alarm."""

@@ -1,0 +1,88 @@
+"""Which words on the admin socket reach which service: the one table between `socket` and the services.
+
+queue.list|show|stats|check|retry|hold|release|delete   node.list|drain|maintenance|activate   ring.show|explain
+directory.lookup   trace.show   health.show   config.show
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mailfront.admin.lookups import DirectoryService
+from mailfront.admin.nodes import VERB_STATES, NodeService
+from mailfront.admin.queues import QueueService
+from mailfront.admin.requests import (
+    AddressRequest,
+    ChangeRequest,
+    IdRequest,
+    ListRequest,
+    NodeRequest,
+    Nothing,
+    TraceRequest,
+    read,
+)
+from mailfront.admin.rings import RingService
+from mailfront.admin.running import ConfigService, HealthService, TraceService
+from mailfront.admin.socket import Call, Handler
+from mailfront.queue.operations import Verb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """All services of a running server."""
+
+    queue: QueueService
+    nodes: NodeService
+    ring: RingService
+    directory: DirectoryService
+    trace: TraceService
+    health: HealthService
+    config: ConfigService
+
+
+def handlers(services: Services) -> dict[str, Handler]:
+    """The handlers to give to `AdminServer`."""
+    table: dict[str, Handler] = {
+        "queue.list": lambda call: services.queue.list(read(ListRequest, call.arguments)),
+        "queue.show": lambda call: services.queue.show(read(IdRequest, call.arguments).id),
+        "queue.stats": _without_arguments(services.queue.stats),
+        "queue.check": _without_arguments(services.queue.check),
+        "node.list": _without_arguments(services.nodes.list),
+        "ring.show": _without_arguments(services.ring.show),
+        "ring.explain": lambda call: services.ring.explain(read(AddressRequest, call.arguments).address),
+        "directory.lookup": lambda call: services.directory.lookup(read(AddressRequest, call.arguments).address),
+        "trace.show": lambda call: services.trace.show(read(TraceRequest, call.arguments).wanted),
+        "health.show": _at_once(services.health.show),
+        "config.show": _at_once(services.config.show),
+    }
+    for verb in Verb:
+        table[f"queue.{verb.value}"] = partial(_change_queue, services.queue, verb)
+    for name in VERB_STATES:
+        table[f"node.{name}"] = partial(_change_node, services.nodes, name)
+    return table
+
+
+def _without_arguments(method: Callable[[], Awaitable[Any]]) -> Handler:
+    async def handle(call: Call) -> Any:
+        read(Nothing, call.arguments)
+        return await method()
+
+    return handle
+
+
+def _at_once(method: Callable[[], Any]) -> Handler:
+    async def handle(call: Call) -> Any:
+        read(Nothing, call.arguments)
+        return method()
+
+    return handle
+
+
+async def _change_queue(service: QueueService, verb: Verb, call: Call) -> Any:
+    return await service.change(verb, read(ChangeRequest, call.arguments), uid=call.uid, progress=call.progress)
+
+
+async def _change_node(service: NodeService, verb: str, call: Call) -> Any:
+    request = read(NodeRequest, call.arguments)
+    return await service.change(verb, request.node, reason=request.reason, uid=call.uid)
