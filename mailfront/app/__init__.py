@@ -1,0 +1,1 @@
+"""Composition: build the processes from the configuration, supervise, reload, drain."""

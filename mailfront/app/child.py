@@ -1,0 +1,130 @@
+"""One child process as the supervisor sees it: started, ready, ended, and how to end it.
+
+A child is ready when it has written so to its pipe; a child that ends before that has failed to start and its reason
+is kept. A descriptor that the child needs is inherited, never reopened by name.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+from mailfront.app.assignment import ASSIGNMENT_FD_VARIABLE, READY, Assignment
+from mailfront.base.errors import MailfrontError
+
+ENDING_S = 2.0
+
+LAST_WORDS_S = 1.0
+
+
+class StartFailed(MailfrontError):
+    """A child did not become ready. The text is its own reason, for the administrator."""
+
+
+class Child:
+    """A running keeper or worker."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, started_s: float) -> None:
+        self.name = name
+        self.process = process
+        self.started_s = started_s
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.process.returncode is None
+
+    def terminate(self) -> None:
+        """Ask it to drain and end."""
+        if self.is_running:
+            self.process.send_signal(signal.SIGTERM)
+
+    async def ended(self, grace_s: float) -> None:
+        """Wait until it has ended; after `grace_s` it is killed."""
+        try:
+            async with asyncio.timeout(grace_s):
+                await self.process.wait()
+        except TimeoutError:
+            if self.is_running:
+                self.process.kill()
+            await self.process.wait()
+
+
+async def start_child(
+    name: str, module: str, assignment: Assignment, pass_fds: tuple[int, ...], lifeline_fd: int, ready_within_s: float
+) -> Child:
+    """Start `python -m module` and wait until it serves. Raises StartFailed with its reason; then it has ended."""
+    ready_read, ready_write = os.pipe()
+    orders = replace(assignment, ready_fd=ready_write, lifeline_fd=lifeline_fd)
+    orders_fd = orders.to_memory_file()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # nothing is imported from the folder where somebody happened to start the server
+            "-m",
+            module,
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=(*pass_fds, orders_fd, ready_write, lifeline_fd),
+            env={**os.environ, ASSIGNMENT_FD_VARIABLE: str(orders_fd)},
+        )
+    except OSError as error:
+        os.close(ready_read)
+        raise StartFailed(
+            f"{name}: {sys.executable} cannot be run by uid {os.geteuid()}: {error.strerror}; install mailfront where "
+            "server.user may read and execute it, such as /opt"
+        ) from error
+    finally:
+        os.close(orders_fd)
+        os.close(ready_write)
+    child = Child(name, process, asyncio.get_running_loop().time())
+    try:
+        problem = await _first_words(ready_read, ready_within_s)
+    except BaseException:
+        process.kill()  # nobody would look after it
+        raise
+    if problem is None:
+        return child
+    # A kill on its heels would take the status away from a child that ends by itself without a word.
+    await child.ended(0.0 if problem else ENDING_S)
+    raise StartFailed(f"{name}: {problem or f'ended with status {process.returncode} before it was ready'}")
+
+
+async def _first_words(ready_fd: int, within_s: float) -> str | None:
+    """None when the child says it is ready; else its reason, or '' if it died without one."""
+    loop = asyncio.get_running_loop()
+    said: asyncio.Future[bytes] = loop.create_future()
+    os.set_blocking(ready_fd, False)
+
+    def read() -> None:
+        if not said.done():
+            said.set_result(os.read(ready_fd, 8192))
+
+    loop.add_reader(ready_fd, read)
+    try:
+        async with asyncio.timeout(within_s):
+            words = await said
+    except TimeoutError:
+        return f"was not ready within {within_s:.0f} s"
+    finally:
+        loop.remove_reader(ready_fd)
+        os.close(ready_fd)
+    return None if words == READY else words.decode("utf-8", "replace").strip()
+
+
+def watch_lifeline(fd: int, gone: Callable[[], None]) -> None:
+    """Call `gone` once when the supervisor has ended, however it ended."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(fd, False)
+
+    def readable() -> None:
+        loop.remove_reader(fd)
+        gone()
+
+    loop.add_reader(fd, readable)

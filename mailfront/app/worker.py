@@ -1,0 +1,220 @@
+"""A worker: serves SMTP and LMTP, delivers over LMTP, shares nothing with the other workers.
+
+Started by the supervisor as `python -m mailfront.app.worker`. It is ready when the keeper's map has arrived and every
+listener accepts. SIGTERM, or the end of the supervisor, drains it: no new clients, open messages are finished, what was
+committed is settled. It writes nothing to disk except large bodies in unlinked temporary files, and events.
+"""
+
+import asyncio
+import gc
+import signal
+import socket
+import sys
+from typing import Any
+
+import uvloop
+
+from mailfront.app.admin_verbs import checked_address
+from mailfront.app.assignment import Assignment, ReadyLine, read_assignment
+from mailfront.app.child import watch_lifeline
+from mailfront.app.keeper_news import KeeperNews
+from mailfront.app.locator import WorkerLocator
+from mailfront.app.nodes import NodeEvidence, endpoints, worker_connections
+from mailfront.app.process_log import start_process_log
+from mailfront.base.clock import SystemClock
+from mailfront.base.errors import MailfrontError
+from mailfront.base.secret import read_secret_file
+from mailfront.cluster.node_states import Health
+from mailfront.cluster.node_table import NodeStateTable, StateChange
+from mailfront.cluster.placement import MapReceiver
+from mailfront.config.load import parse
+from mailfront.config.model import Configuration
+from mailfront.delivery.transaction import Delivery
+from mailfront.directory.directory import Directory
+from mailfront.edge.server import EdgeServer
+from mailfront.intake.fanout import Fanout, HandoffPlan
+from mailfront.intake.kept import Keeping
+from mailfront.intake.recipients import Recipients
+from mailfront.intake.transaction import Intake, IntakePolicy
+from mailfront.mail.names import NodeId
+from mailfront.net.body import BodyBudget
+from mailfront.net.channel import Channel
+from mailfront.net.connections import ConnectionTable
+from mailfront.net.tls import ServerTls, node_context
+from mailfront.observe import log
+from mailfront.queue.client import QueueClient
+
+FIRST_MAP_WITHIN_S = 30.0
+KEEPER_SOCKET = "keeper.sock"
+GRACE_S = 30.0
+
+
+class Worker:
+    """All parts of one worker, joined."""
+
+    def __init__(self, orders: Assignment, config: Configuration, ready: ReadyLine) -> None:
+        self._orders = orders
+        self._ready = ready
+        self._config = config
+        self._clock = SystemClock()
+        self._stop = asyncio.Event()
+        self._node_size_limit_bytes = 0
+        runtime_dir = config.server.runtime_dir
+        self._keeper = Channel(str(runtime_dir / KEEPER_SOCKET), f"worker-{orders.index}")
+        self._news = KeeperNews(self._keeper, self._clock)
+        self._received = MapReceiver()
+        self._map_arrived = asyncio.Event()
+        nodes = [NodeId(node.id) for node in config.node]
+        self._states = NodeStateTable(nodes, self._state_changed)
+        self._queue = QueueClient(self._keeper, self._clock)
+        self._directory = Directory(config.directory, state_dir=config.server.state_dir, clock=self._clock)
+        self._delivery = Delivery(
+            endpoints(config, lambda node: worker_connections(node, config.server.workers)),
+            client_name=config.server.hostname,
+            settings=config.delivery,
+            tls_context=node_context(config.node_tls),
+            evidence=NodeEvidence(self._states, self._clock, self._news),
+        )
+        self._locator = WorkerLocator(
+            self._received, self._states, self._keeper, self._news, self._clock, config.storage.secondaries
+        )
+        self._servers = self._make_servers(self._make_intake())
+
+    def _make_intake(self) -> Intake:
+        config = self._config
+        storage = config.storage
+        postmaster, handoff_mailbox = checked_address(config.postmaster.address), None
+        handoff = None
+        if storage.handoff_mailbox is not None:
+            handoff_mailbox = checked_address(storage.handoff_mailbox)
+        if storage.secondaries and storage.handoff_mailbox is not None and storage.secret_file is not None:
+            handoff = HandoffPlan(mailbox=storage.handoff_mailbox, secret=read_secret_file(storage.secret_file))
+        return Intake(
+            Recipients(
+                self._directory,
+                self._locator,
+                self._news,
+                local_domains=frozenset(config.domains.local),
+                postmaster=postmaster,
+                node_user=storage.node_user,
+                handoff_mailbox=handoff_mailbox,
+            ),
+            Fanout(self._delivery, self._locator, self._queue, handoff),
+            self._queue,
+            Keeping(
+                self._queue,
+                self._clock,
+                first_retry_s=config.queue.retry[0],
+                lifetime_s=config.queue.lifetime,
+            ),
+            IntakePolicy(
+                hostname=config.server.hostname,
+                deadline_s=config.intake.deadline,
+                max_received=config.intake.max_received,
+            ),
+            self._clock,
+        )
+
+    def _make_servers(self, intake: Intake) -> list[EdgeServer]:
+        config, limits = self._config, self._config.limits
+        tls = ServerTls(config.tls) if config.tls is not None else None
+        admission = ConnectionTable(
+            self._orders.table_fd,
+            self._orders.index,
+            total_limit=limits.connections,
+            per_ip_limit=limits.connections_per_ip,
+        )
+        budget = BodyBudget(
+            memory_bytes=limits.body_memory,
+            disk_bytes=limits.body_disk // config.server.workers,
+            spool_dir=config.server.spool_dir,
+        )
+        listening: dict[int, list[socket.socket]] = {}
+        for index, fd in self._orders.listeners:
+            listening.setdefault(index, []).append(socket.socket(fileno=fd))
+        servers = []
+        for index, bound in listening.items():
+            servers.append(
+                EdgeServer(
+                    config.listen[index],
+                    bound,
+                    hostname=config.server.hostname,
+                    intake=intake,
+                    admission=admission,
+                    budget=budget,
+                    limits=limits,
+                    tls=tls,
+                    node_size_limit_bytes=lambda: self._node_size_limit_bytes,
+                )
+            )
+        return servers
+
+    async def run(self) -> None:
+        """Serve until told to stop, then drain."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log.handle_loop_exception)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._stop.set)
+        watch_lifeline(self._orders.lifeline_fd, self._stop.set)
+        self._keeper.on_push("map", self._map_pushed)
+        self._keeper.on_push("nodes", self._nodes_pushed)
+        self._keeper.start()
+        await self._directory.open()
+        async with asyncio.timeout(FIRST_MAP_WITHIN_S):
+            await self._map_arrived.wait()
+        for server in self._servers:
+            await server.start()
+        # What lives now lives as long as the process: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        self._ready.serving()
+        await self._stop.wait()
+        await self._drain()
+
+    async def _drain(self) -> None:
+        grace_s = GRACE_S
+        await asyncio.gather(*(server.drain(grace_s) for server in self._servers))
+        await self._delivery.close(grace_s)
+        await self._queue.close()
+        await self._directory.close()
+        await self._keeper.close()
+
+    def _nodes_pushed(self, push: dict[str, Any]) -> None:
+        self._states.adopt(push, self._clock.monotonic_s())
+        self._node_size_limit_bytes = int(push["size_limit_bytes"])
+
+    def _map_pushed(self, page: dict[str, object]) -> None:
+        if not self._received.receive(page):
+            self._news.tell("want_map", "", {})
+        elif self._received.current is not None:
+            self._map_arrived.set()
+
+    def _state_changed(self, change: StateChange) -> None:
+        """Tell the keeper what this worker found out by itself; what came from the keeper it knows."""
+        if change.after is Health.SUSPECT and self._states.state(change.node, change.service).local:
+            payload = {"node": change.node, "service": change.service.value, "reason": change.reason}
+            self._news.tell("suspect", f"{change.node} {change.service.value}", payload)
+
+
+def main() -> int:
+    """Run one worker by the supervisor's orders. Returns the exit status."""
+    orders = read_assignment()
+    ready = ReadyLine(orders)
+    config = parse(orders.config_text, orders.path)
+    start_process_log(f"worker-{orders.index}", config)
+
+    async def serve() -> None:
+        await Worker(orders, config, ready).run()
+
+    try:
+        uvloop.run(serve())
+    except (MailfrontError, TimeoutError, OSError) as error:
+        ready.failed(str(error) or "the keeper sent no map in time")
+        return 1
+    finally:
+        log.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
