@@ -1,0 +1,1 @@
+"""The command `mailfront`: one module per noun. Talks to the running server over its admin socket."""
