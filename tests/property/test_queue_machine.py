@@ -1,0 +1,285 @@
+"""The queue against a model that is a dictionary: any order of calls, restarts included."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from mailfront.base.clock import ManualClock
+from mailfront.mail.body import MemoryBody
+from mailfront.mail.names import MailboxKey, NodeId
+from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, Outcome, Unknown
+from mailfront.mail.reply import reply
+from mailfront.queue.operations import Order, QueueOperations, Verb
+from mailfront.queue.queue import Queue
+from mailfront.queue.rows import RecipientState
+from mailfront.queue.views import QueueViews
+from mailfront.store.queue_queries import Selector
+from tests.support.queue_rows import RETRY_S, A, B, FakeHomes, message_id, open_store, queued_message, queued_recipient
+
+T = TypeVar("T")
+
+_MAPS = (FakeHomes(), FakeHomes(nodes=(B, A)), FakeHomes(pins={(n, MailboxKey(f"u{n}")): B for n in range(0, 6, 2)}))
+_LEASE_S, _LIFETIME_S = 900.0, 20_000.0
+
+
+@dataclass
+class _Row:
+    """What the model knows of one recipient."""
+
+    key: MailboxKey
+    bucket: int
+    state: str
+    next_s: float
+    attempts: int
+    expires_s: float
+    node: NodeId | None = None
+    owner: str | None = None
+    until_s: float = 0.0
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """See the module. Jitter is off, so that the model can say every time exactly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        shared = Path("/dev/shm")
+        self.directory = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None))
+        self.clock = ManualClock()
+        self.homes = _MAPS[0]
+        self.rows: dict[tuple[int, int], _Row] = {}
+        self.accepted = 0
+        self.accepted_s: dict[int, float] = {}
+        self.expired: set[int] = set()
+        self.reports: list[tuple[int, dict[int, Outcome], dict[int, int]]] = []
+        self._open()
+
+    def _open(self) -> None:
+        self.store = open_store(self.directory, self.clock)
+        self.queue = Queue(
+            self.store, self.homes, retry_s=RETRY_S, alarm=lambda name, text: None, lease_s=_LEASE_S, chance=lambda: 0.5
+        )
+        self.views = QueueViews(self.store, self.homes)
+        self.run_async(self.queue.load())
+
+    def run_async(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    def teardown(self) -> None:
+        self.run_async(self.store.close())
+        self.runner.close()
+        shutil.rmtree(self.directory)
+
+    @property
+    def now_s(self) -> float:
+        return self.clock.wall_s()
+
+    @rule(
+        users=st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True),
+        wait_s=st.sampled_from([0.0, 30.0, 500.0]),
+    )
+    def accept(self, users: list[int], wait_s: float) -> None:
+        self.accepted += 1
+        number = self.accepted
+        self.accepted_s[number] = self.now_s
+        recipients = [queued_recipient(n, f"u{user}", user, self.now_s + wait_s) for n, user in enumerate(users)]
+        message = queued_message(number, self.now_s, _LIFETIME_S)
+        self.run_async(self.queue.accept(message, MemoryBody(b"x" * number), recipients))
+        for row in recipients:
+            self.rows[number, row.number] = _Row(
+                row.mailbox_key, row.bucket, "waiting", row.next_attempt_s, 1, message.expires_s
+            )
+
+    @precondition(lambda self: self._resendable())
+    @rule(data=st.data())
+    def accept_again(self, data: st.DataObject) -> None:
+        """The answer was lost; the message may be queued, half done, or done less than an hour ago."""
+        number = data.draw(st.sampled_from(self._resendable()))
+        recipients = [queued_recipient(n, "u1", 1) for n in range(3)]
+        self.run_async(self.queue.accept(queued_message(number, self.now_s), MemoryBody(b"x"), recipients))
+
+    def _resendable(self) -> list[int]:
+        return [number for number, at_s in self.accepted_s.items() if self.now_s - at_s < 3600.0]
+
+    @rule(node=st.sampled_from([A, B]), limit=st.integers(1, 4), data=st.data())
+    def claim(self, node: NodeId, limit: int, data: st.DataObject) -> None:
+        due = {
+            key
+            for key, row in self.rows.items()
+            if row.next_s <= self.now_s
+            and (
+                (row.state == "unknown" and row.node == node)
+                or (row.state == "waiting" and self.homes.home_of(row.key, row.bucket) == node)
+            )
+        }
+        claimed = self.run_async(self.queue.claim(node, limit=limit, owner="me"))
+        found = {(int(one.message.id), row.number) for one in claimed for row in one.recipients}
+        assert found <= due
+        assert bool(found) == bool(due), f"due {due}, claimed {found}"
+        messages = len({number for number, _ in due})
+        assert len(claimed) >= min(limit, messages)
+        for one in claimed:
+            number = int(one.message.id)
+            assert b"".join(self.queue.body(one.message).pieces()) == b"x" * number
+            for row in one.recipients:
+                model = self.rows[number, row.number]
+                assert one.was_unknown == (model.state == "unknown")
+                model.state, model.node, model.owner = "active", node, "me"
+                model.attempts, model.until_s = model.attempts + 1, self.now_s + _LEASE_S
+                assert row.attempts == model.attempts
+            self._settle(number, [row.number for row in one.recipients], data)
+
+    def _settle(self, number: int, numbers: list[int], data: st.DataObject) -> None:
+        """Some attempts end now, others stay under way."""
+        outcomes: dict[int, Outcome] = {}
+        for at in numbers:
+            node = self.rows[number, at].node or A
+            ending: Outcome | None = data.draw(
+                st.sampled_from(
+                    [
+                        Delivered(node, reply(250, "2.0.0", "ok")),
+                        Deferred(Blame.NODE, reply(451, "4.4.1", "away"), node),
+                        Failed(reply(550, "5.7.1", "no"), node),
+                        Unknown(node, "lost"),
+                        None,
+                    ]
+                )
+            )
+            if ending is not None:
+                outcomes[at] = ending
+        attempts = {at: self.rows[number, at].attempts for at in outcomes}
+        if outcomes:
+            self.reports.append((number, outcomes, attempts))
+            self._report(number, outcomes, attempts)
+
+    def _report(self, number: int, outcomes: dict[int, Outcome], attempts: dict[int, int]) -> None:
+        self.run_async(self.queue.settle(message_id(number), outcomes, attempts=attempts))
+        for at, outcome in outcomes.items():
+            row = self.rows.get((number, at))
+            if row is None:
+                continue
+            if isinstance(outcome, Delivered):
+                del self.rows[number, at]
+                continue
+            if row.state != "active" or row.attempts != attempts[at]:
+                continue
+            row.owner = None
+            next_s = self.now_s + RETRY_S[min(row.attempts, len(RETRY_S)) - 1]
+            if isinstance(outcome, Unknown):
+                row.state, row.next_s = "unknown", next_s
+            elif isinstance(outcome, Deferred):
+                row.node = None
+                if self.now_s >= row.expires_s:
+                    row.state = "held"
+                else:
+                    row.state, row.next_s = "waiting", next_s
+            else:
+                row.state, row.node = "held", None
+
+    @precondition(lambda self: self.reports)
+    @rule(data=st.data())
+    def report_again(self, data: st.DataObject) -> None:
+        """A report is sent a second time, however much later."""
+        self._report(*data.draw(st.sampled_from(self.reports)))
+
+    @rule(seconds=st.sampled_from([1.0, 61.0, 400.0, 1000.0, 25_000.0]))
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule()
+    def lapse(self) -> None:
+        count = self.run_async(self.queue.lapse())
+        assert count == self._forget(lambda row: row.until_s < self.now_s)
+
+    @rule()
+    def process_died(self) -> None:
+        assert self.run_async(self.queue.release_leases_of("me")) == self._forget(lambda row: True)
+
+    def _forget(self, is_meant: Any) -> int:
+        meant = [row for row in self.rows.values() if row.state == "active" and is_meant(row)]
+        for row in meant:
+            row.state, row.owner, row.next_s = "unknown", None, self.now_s
+        return len(meant)
+
+    @rule()
+    def expire(self) -> None:
+        before = {number for (number, _), row in self.rows.items() if row.expires_s <= self.now_s}
+        self.run_async(self.queue.expire())
+        for (number, _), row in self.rows.items():
+            if number in before - self.expired and row.state in ("waiting", "unknown"):
+                row.state = "held"
+        self.expired |= before
+
+    @rule()
+    def sweep(self) -> None:
+        self.run_async(self.queue.sweep())
+
+    @rule(homes=st.sampled_from(_MAPS))
+    def new_map(self, homes: FakeHomes) -> None:
+        self.homes = self.views.homes = homes
+        self.queue.pending.set_homes(homes)
+
+    @rule()
+    def restart(self) -> None:
+        self.run_async(self.store.close())
+        self._open()
+
+    @rule(verb=st.sampled_from(list(Verb)), data=st.data())
+    def administrator(self, verb: Verb, data: st.DataObject) -> None:
+        if not self.rows:
+            return
+        number = data.draw(st.sampled_from(sorted({number for number, _ in self.rows})))
+        order = Order(verb=verb, selector=Selector(ids=(message_id(number),)), uid=0)
+        self.run_async(QueueOperations(self.queue, self.views).run(order))
+        for key, row in list(self.rows.items()):
+            if key[0] != number or row.state == "active":
+                continue
+            if verb is Verb.DELETE:
+                del self.rows[key]
+            elif verb is Verb.HOLD:
+                row.state = "held"
+            elif (verb is Verb.RETRY) == (row.state != "held"):
+                row.state = "unknown" if row.node is not None else "waiting"
+                row.next_s = self.now_s
+
+    @invariant()
+    def rows_are_as_the_model_says(self) -> None:
+        page = self.run_async(self.views.list_rows(Selector(), limit=1000))
+        found = {
+            (int(row.id), row.number): (row.state, row.node, row.attempts, row.next_attempt_s) for row in page.rows
+        }
+        assert found.keys() == self.rows.keys()
+        for key, (state, node, attempts, next_s) in found.items():
+            model = self.rows[key]
+            assert (state, node, attempts) == (model.state, model.node, model.attempts), key
+            if state in (RecipientState.WAITING.value, RecipientState.UNKNOWN.value):
+                assert next_s == model.next_s, key
+
+    @invariant()
+    def what_is_due_is_never_overlooked(self) -> None:
+        for row in self.rows.values():
+            if row.state == "waiting":
+                node = self.homes.home_of(row.key, row.bucket)
+            elif row.state == "unknown" and row.node is not None:
+                node = row.node
+            else:
+                continue
+            assert self.queue.pending.next_due_s([node]) <= row.next_s
+
+    @invariant()
+    def nothing_is_wrong_with_the_database(self) -> None:
+        assert self.run_async(self.views.check()).problems == []
+
+
+TestQueueMachine = QueueMachine.TestCase
+TestQueueMachine.settings = settings(
+    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)

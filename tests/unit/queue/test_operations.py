@@ -1,0 +1,315 @@
+"""What administrators see and do: pages, selectors, counts, check, verbs, audit."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from mailfront.base.clock import ManualClock
+from mailfront.mail.body import MemoryBody
+from mailfront.mail.names import MailboxKey
+from mailfront.mail.outcome import Delivered, Unknown
+from mailfront.mail.reply import reply
+from mailfront.queue.handoff_rows import HandoffTable
+from mailfront.queue.operations import Order, QueueOperations, Verb, VerbResult
+from mailfront.queue.queue import Queue
+from mailfront.queue.rows import RecipientState
+from mailfront.queue.views import QueueViews
+from mailfront.queue.wire import CopyRecipientValue, HandoffCopyValue
+from mailfront.store.audit_rows import latest_audits
+from mailfront.store.queue_queries import Selector
+from mailfront.store.writer import Store
+from tests.support.queue_rows import (
+    RETRY_S,
+    A,
+    B,
+    FakeHomes,
+    message_id,
+    open_store,
+    queued_message,
+    queued_recipient,
+)
+
+_BODY = MemoryBody(b"hello\r\n")
+_HOMES = FakeHomes(pins={(0, MailboxKey("pinned")): B})
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
+    opened = open_store(tmp_path, clock)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def queue(store: Store) -> Queue:
+    return Queue(store, _HOMES, retry_s=RETRY_S, alarm=lambda name, text: None, chance=lambda: 0.5)
+
+
+@pytest.fixture
+def views(store: Store) -> QueueViews:
+    return QueueViews(store, _HOMES)
+
+
+@pytest.fixture
+def operations(queue: Queue, views: QueueViews) -> QueueOperations:
+    return QueueOperations(queue, views)
+
+
+@pytest.fixture
+async def filled(queue: Queue, clock: ManualClock) -> Queue:
+    """One row in every state: 1 due at a, 2 active at a, 3 deferred at b, 4 held, 5 unknown at a, 6 quarantined at b
+    through a pin, 7 handed off from a to b."""
+    now_s = clock.wall_s()
+    rows = {
+        1: queued_recipient(0, "ana", 0, now_s - 5.0),
+        2: replace(queued_recipient(0, "bob", 2), state=RecipientState.ACTIVE, node=A),
+        3: queued_recipient(0, "cid", 1, now_s + 500.0),
+        4: replace(queued_recipient(0, "dan", 4), state=RecipientState.HELD, reason="expired"),
+        5: replace(queued_recipient(0, "eve", 1), state=RecipientState.UNKNOWN, node=A),
+        6: replace(queued_recipient(0, "pinned", 0), state=RecipientState.QUARANTINED),
+    }
+    for number, row in rows.items():
+        message = queued_message(number, now_s - 600.0 * number)
+        if number == 3:
+            message = replace(message, reverse_path=None)
+        await queue.accept(message, _BODY, [row], owner="pid:1")
+    to = CopyRecipientValue(
+        number=0,
+        address="Fay@example.edu",
+        mailbox_key=MailboxKey("fay"),
+        node_user=rows[1].node_user,
+        options=rows[1].options,
+    )
+    copy = HandoffCopyValue(id=message_id(7), home=A, reverse_path="x@out.example", arrived_s=now_s, recipients=(to,))
+    await HandoffTable(queue.store, retry_s=RETRY_S).begin(copy, B)
+    return queue
+
+
+async def _listed(views: QueueViews, selector: Selector, limit: int = 50) -> list[int]:
+    return [int(row.id) for row in (await views.list_rows(selector, limit=limit)).rows]
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        (Selector(), [1, 2, 3, 4, 5, 6, 7]),
+        (Selector(ids=(message_id(2), message_id(7), message_id(99))), [2, 7]),
+        (Selector(senders=("SENDER@out.example",)), [1, 2, 4, 5, 6]),
+        (Selector(senders=("<>",)), [3]),
+        (Selector(senders=("@out.example",)), [1, 2, 4, 5, 6, 7]),
+        (Selector(recipients=("ANA@Example.EDU",)), [1]),
+        (Selector(recipients=("fay@example.edu", "ana@example.edu")), [1, 7]),
+        (Selector(recipients=("@example.edu",)), [1, 2, 3, 4, 5, 6, 7]),
+        (Selector(recipients=("@other.example",)), []),
+        (Selector(states=("due",)), [1]),
+        (Selector(states=("deferred",)), [3]),
+        (Selector(states=("due", "deferred", "held")), [1, 3, 4]),
+        (Selector(states=("handed-off",)), [7]),
+        (Selector(states=("active", "unknown")), [2, 5]),
+        (Selector(nodes=(A,)), [1, 2, 4, 5, 7]),
+        (Selector(nodes=(B,)), [3, 6, 7]),
+        (Selector(older_s=1500.0), [3, 4, 5, 6]),
+        (Selector(older_s=1500.0, nodes=(B,), states=("deferred",)), [3]),
+    ],
+)
+async def test_selectors(filled: Queue, views: QueueViews, selector: Selector, expected: list[int]) -> None:
+    """Every condition narrows; several values of one condition widen."""
+    assert await _listed(views, selector) == expected
+
+
+@pytest.mark.parametrize("nodes", [(), (A, B)])
+async def test_pages_follow_one_another(filled: Queue, views: QueueViews, nodes: tuple[str, ...]) -> None:
+    """Small pages put together are the whole, without repetition, with and without the filter by node."""
+    selector = Selector(nodes=tuple(A if node == "a" else B for node in nodes))
+    seen: list[int] = []
+    page = await views.list_rows(selector, limit=2)
+    while True:
+        seen += [int(row.id) for row in page.rows]
+        if page.after is None:
+            break
+        page = await views.list_rows(selector, limit=2, after=page.after)
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
+
+
+async def test_show(filled: Queue, views: QueueViews) -> None:
+    """One message with its recipients and where they live; an unknown id is nothing."""
+    found = await views.show(message_id(3))
+    assert found is not None
+    assert found.message is not None
+    assert found.message.reverse_path is None
+    assert [(row.recipient, row.home) for row in found.recipients] == [("cid@example.edu", B)]
+    away = await views.show(message_id(7))
+    assert away is not None
+    assert away.message is None
+    assert (away.recipients[0].state, away.recipients[0].node, away.recipients[0].home) == ("handed-off", B, A)
+    assert await views.show(message_id(99)) is None
+
+
+async def test_stats(filled: Queue, views: QueueViews) -> None:
+    """Every state is counted, and ages stand against domains and nodes."""
+    stats = await views.stats()
+    assert stats.states == dict.fromkeys(stats.states, 1)
+    assert stats.total == 7
+    assert (stats.messages_count, stats.size_bytes) == (6, 6 * _BODY.size_bytes)
+    assert stats.oldest_s == filled.store.clock.wall_s() - 3600.0
+    assert stats.by_domain["example.edu"].ages == [0, 0, 1, 2, 3, 0, 0, 0, 0, 0]
+    assert stats.by_node[A].total == 3
+    assert stats.by_node[B].total == 3
+    plain = await QueueViews(filled.store, FakeHomes()).stats()
+    assert (plain.by_node[A].total, plain.by_node[B].total) == (4, 2)
+
+
+async def test_stats_of_nothing(views: QueueViews) -> None:
+    """An empty queue has every state with zero."""
+    stats = await views.stats()
+    assert (stats.total, stats.oldest_s, set(stats.states.values())) == (0, None, {0})
+
+
+async def test_check_of_a_sound_queue(filled: Queue, views: QueueViews) -> None:
+    """Nothing wrong is nothing said."""
+    result = await views.check()
+    assert (result.problems, result.messages_count, result.recipients_count) == ([], 6, 6)
+
+
+async def test_check_names_what_is_wrong(filled: Queue, views: QueueViews, clock: ManualClock) -> None:
+    """Each kind of damage has its line."""
+    for statement in (
+        "DELETE FROM body_chunk WHERE message_id LIKE '%1'",
+        "UPDATE recipient SET state = 'lost' WHERE message_id LIKE '%2'",
+        "DELETE FROM recipient WHERE message_id LIKE '%3'",
+        "UPDATE message SET state = 'odd' WHERE id LIKE '%4'",
+        "UPDATE message SET state = 'incoming' WHERE id LIKE '%5'",
+        "UPDATE recipient SET state = 'held' WHERE message_id LIKE '%5'",
+    ):
+        await filled.store.write(lambda c, s=statement: c.execute(text(s)))  # type: ignore[misc]
+    clock.advance(8000.0)
+    problems = " | ".join((await views.check()).problems)
+    for expected in (
+        "1 recipients have the unknown state 'lost'",
+        "0 of 7 bytes",
+        "without recipients",
+        "unknown state 'odd'",
+        "1 recipients although its state is incoming",
+        "1 bodies were begun",
+    ):
+        assert expected in problems
+
+
+async def _run(operations: QueueOperations, verb: Verb, selector: Selector, *, dry_run: bool = False) -> VerbResult:
+    return await operations.run(Order(verb=verb, selector=selector, uid=1000, reason="why not", dry_run=dry_run))
+
+
+_EXPECTED = {
+    Verb.RETRY: ([1, 3, 5, 7], {"2": "active at a", "4": "it is held", "6": "it is quarantined"}),
+    Verb.HOLD: ([1, 3, 5, 6], {"2": "active at a", "4": "it is held", "7": "handed-off at b"}),
+    Verb.RELEASE: ([4, 6], {"1": "it is not held", "2": "active at a", "3": "it is not held", "5": "it is unknown"}),
+    Verb.DELETE: ([1, 3, 4, 5, 6], {"2": "active at a", "7": "handed-off at b"}),
+}
+
+
+@pytest.mark.parametrize("verb", list(Verb))
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_verbs_say_what_they_change_and_why_not(
+    filled: Queue, operations: QueueOperations, verb: Verb, dry_run: bool
+) -> None:
+    """A dry run says the same as the run; what is active or elsewhere is left alone with a reason."""
+    result = await _run(operations, verb, Selector(), dry_run=dry_run)
+    expected, reasons = _EXPECTED[verb]
+    if verb is Verb.RELEASE:
+        reasons = {**reasons, "7": "handed-off at b"}
+        result.changed = [one for one in result.changed if one[0] != message_id(7)]
+    assert [int(one) for one, _ in result.changed] == expected
+    skipped = {str(int(one)): why for one, _, why in result.skipped}
+    assert skipped.items() >= {key: why for key, why in reasons.items() if key != "7" or not dry_run}.items()
+    assert result.matched_count == 7
+    audits = await filled.store.read(lambda c: latest_audits(c, 10))
+    assert [(row.verb, row.uid, row.reason, row.rows_count) for row in audits] == (
+        [] if dry_run else [(f"queue {verb.value}", 1000, "why not", len(expected))]
+    )
+
+
+async def test_retry_makes_rows_due_for_the_runner(filled: Queue, operations: QueueOperations) -> None:
+    """A retried row is claimed at once."""
+    assert await filled.claim(B, limit=5, owner="me") == []
+    await _run(operations, Verb.RETRY, Selector(ids=(message_id(3),)))
+    (claimed,) = await filled.claim(B, limit=5, owner="me")
+    assert claimed.message.id == message_id(3)
+
+
+async def test_hold_and_release_keep_what_is_unknown(filled: Queue, operations: QueueOperations) -> None:
+    """An unknown row that was held is unknown again after its release: it is searched for before it is sent."""
+    await _run(operations, Verb.HOLD, Selector(ids=(message_id(5),)))
+    assert all(one.message.id != message_id(5) for one in await filled.claim(A, limit=5, owner="me"))
+    await _run(operations, Verb.RELEASE, Selector(ids=(message_id(5),)))
+    (claimed,) = await filled.claim(A, limit=5, owner="me")
+    assert (claimed.message.id, claimed.was_unknown) == (message_id(5), True)
+
+
+async def test_hold_says_who_and_why(filled: Queue, operations: QueueOperations, views: QueueViews) -> None:
+    """The reason is on the row."""
+    await _run(operations, Verb.HOLD, Selector(ids=(message_id(1),)))
+    found = await views.show(message_id(1))
+    assert found is not None
+    assert found.recipients[0].reason == "held by uid 1000: why not"
+
+
+async def test_delete_takes_the_body_along(filled: Queue, operations: QueueOperations, views: QueueViews) -> None:
+    """The last recipient takes the message with it, and its ID is not accepted again."""
+    await _run(operations, Verb.DELETE, Selector(recipients=("ana@example.edu",)))
+    assert await views.show(message_id(1)) is None
+    count = text("SELECT count(*) FROM body_chunk WHERE message_id = :id")
+    assert await filled.store.read(lambda c: c.execute(count, {"id": message_id(1)}).scalar()) == 0
+
+
+async def test_a_released_handoff_is_tried_again(filled: Queue, operations: QueueOperations) -> None:
+    """A copy that home had refused is stored again when it is released."""
+    table = HandoffTable(filled.store, retry_s=RETRY_S)
+    await table.claim(B, A, limit=5, owner="me", target=lambda row: A)
+    await table.refused(message_id(7), B, {0: "550 5.7.1 no"})
+    result = await _run(operations, Verb.RELEASE, Selector(ids=(message_id(7),)))
+    assert result.changed_count == 1
+    assert len(await table.claim(B, A, limit=5, owner="me", target=lambda row: A)) == 1
+
+
+async def test_verbs_work_in_pages(queue: Queue, operations: QueueOperations, clock: ManualClock) -> None:
+    """A long selection is done page by page, with progress and one audit row."""
+    for number in range(450):
+        await queue.accept(queued_message(number, clock.wall_s()), _BODY, [queued_recipient(0, f"u{number}", number)])
+    seen: list[int] = []
+    order = Order(verb=Verb.HOLD, selector=Selector(states=("due",)), uid=0)
+    result = await operations.run(order, progress=lambda result: seen.append(result.changed_count))
+    assert (result.matched_count, result.changed_count) == (450, 450)
+    assert seen[0] == 200
+    assert seen[-1] == 450
+    (audit,) = await queue.store.read(lambda c: latest_audits(c, 10))
+    assert (audit.rows_count, audit.selector) == (450, "--state due")
+
+
+async def test_a_row_that_became_active_is_left_alone(filled: Queue, operations: QueueOperations) -> None:
+    """Between the listing and the change a row may be claimed: then the verb does not touch it."""
+    page = await operations._views.list_rows(Selector(ids=(message_id(1),)), limit=5)
+    await filled.claim(A, limit=5, owner="me")
+    result = VerbResult()
+    order = Order(verb=Verb.DELETE, selector=Selector(), uid=0)
+    await operations._apply(order, page.rows, result, None)
+    assert (result.changed_count, result.skipped[0][2]) == (0, "active at a")
+    await filled.settle(message_id(1), {0: Delivered(A, reply(250, "2.0.0", "ok"))})
+
+
+async def test_an_expired_row_can_be_released(filled: Queue, operations: QueueOperations, clock: ManualClock) -> None:
+    """What was held because its lifetime was over gets one more try, and is held again if that fails."""
+    clock.advance(500_000.0)
+    await filled.expire()
+    await _run(operations, Verb.RELEASE, Selector(ids=(message_id(1),)))
+    claimed = await filled.claim(A, limit=5, owner="me")
+    assert [one.message.id for one in claimed] == [message_id(1)]
+    await filled.settle(message_id(1), {0: Unknown(A, "lost")}, attempts={0: 2})
+    assert await filled.expire() == 0
