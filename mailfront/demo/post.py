@@ -1,5 +1,6 @@
 """Mail as any program sends and reads it: Python's smtplib and imaplib, and the messages that the demo sends."""
 
+import contextlib
 import imaplib
 import re
 import smtplib
@@ -47,7 +48,9 @@ class Sent:
 
 def send(port: int, recipients: Sequence[str], content: bytes) -> Sent:
     """Send one message by SMTP. Raises OSError and smtplib's errors if the dialogue breaks."""
-    with smtplib.SMTP(HOST, port, local_hostname="laptop.example.org", timeout=_SMTP_TIMEOUT_S) as client:
+    client = smtplib.SMTP(HOST, port, local_hostname="laptop.example.org", timeout=_SMTP_TIMEOUT_S)
+    # Not `with`: broken off by Ctrl-C in the middle of DATA, it would send QUIT as text and wait for a reply.
+    with contextlib.closing(client):
         client.ehlo()
         options = ["BODY=8BITMIME"] if not content.isascii() and client.has_extn("8bitmime") else []
         code, text = client.mail(SENDER, options)
@@ -55,7 +58,9 @@ def send(port: int, recipients: Sequence[str], content: bytes) -> Sent:
             raise smtplib.SMTPResponseException(code, text)
         answers = {recipient: _answer(client.rcpt(recipient)) for recipient in recipients}
         taken = any(answer.code == 250 for answer in answers.values())
-        return Sent(answers, _answer(client.data(content)) if taken else None)
+        message = _answer(client.data(content)) if taken else None
+        client.quit()
+        return Sent(answers, message)
 
 
 def _answer(reply: tuple[int, bytes]) -> Answer:

@@ -3,6 +3,7 @@ sessions, and alone against clients that misbehave."""
 
 import imaplib
 import socket
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -60,7 +61,7 @@ async def test_our_delivery_gets_one_answer_per_recipient(node: DemoNode) -> Non
     assert "550 5.1.1" in outcomes[1].alarm
     assert isinstance(outcomes[2], Delivered)
     for user in ("ana", "ben"):
-        assert node.messages(user)[-1] == RETURN_PATH + b"Subject: x\r\n\r\nhello\r\n"
+        assert RETURN_PATH + b"Subject: x\r\n\r\nhello\r\n" in node.messages(user)
 
 
 async def test_the_probe_finds_what_delivery_needs(node: DemoNode) -> None:
@@ -115,12 +116,13 @@ async def test_utf8_envelope_and_8bit_body(node: DemoNode) -> None:
 def test_other_ways_in(node: DemoNode, authority: Authority, way: str) -> None:
     """It listens with STARTTLS and on a UNIX socket too, for a client that shares no code with us."""
     endpoint = node.lmtp_unix if way == "unix" else (node.host, node.lmtp)
-    before = len(node.messages("zoe"))
+    before = Counter(node.messages("zoe"))
     with LmtpClient(endpoint, starttls=authority.client_context() if way == "starttls" else None) as client:
         replies = client.deliver("a@example.org", ["zoe", "nobody"], b"Subject: x\r\n\r\n.\r\n")
     assert replies["zoe"].startswith("250 2.0.0")
     assert replies["nobody"].startswith("550 5.1.1")
-    assert node.messages("zoe")[before:] == [b"Return-Path: <a@example.org>\r\nSubject: x\r\n\r\n.\r\n"]
+    new = Counter(node.messages("zoe")) - before
+    assert new == Counter([b"Return-Path: <a@example.org>\r\nSubject: x\r\n\r\n.\r\n"])
 
 
 def test_ipv6() -> None:
@@ -145,10 +147,8 @@ def test_commands_behind_the_final_dot(node: DemoNode) -> None:
         client._socket.sendall(first + b"one\r\n.\r\n" + first + b"two\r\n.\r\nQUIT\r\n")
         codes = [client.reply()[:3] for _ in range(9)]
     assert codes == ["250", "250", "354", "250", "250", "250", "354", "250", "221"]
-    assert [stored.removeprefix(b"Return-Path: <>\r\n") for stored in node.messages("ana")[-2:]] == [
-        b"one\r\n",
-        b"two\r\n",
-    ]
+    stored = node.messages("ana")
+    assert [stored.count(b"Return-Path: <>\r\n" + body) for body in (b"one\r\n", b"two\r\n")] == [1, 1]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4, 5])
@@ -162,7 +162,8 @@ def test_the_end_of_data_in_pieces(node: DemoNode, cut: int) -> None:
         for piece in (data[:-cut], data[-cut:]):
             client._socket.sendall(piece)
         assert client.reply().startswith("250")
-    assert node.messages("ben")[-1] == b"Return-Path: <>\r\ncut %d\r\n" % cut
+    # Which file of a second is the newer one, a Maildir does not say.
+    assert node.messages("ben").count(b"Return-Path: <>\r\ncut %d\r\n" % cut) == 1
 
 
 @pytest.mark.parametrize("body", [b"a\nb\r\n", b"a\rb\r\n", b"a\n.\r\nb\r\n"])

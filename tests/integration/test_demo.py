@@ -157,8 +157,15 @@ def test_it_stays_up_for_a_mail_client_until_ctrl_c(folder: Path) -> None:
         "        time.sleep(30)\n"
         "    raise OSError('broken off')\n"
         "tour.post.send = send",
+        # In the middle of a message's data no QUIT would be heard, nor answered.
+        "import os, signal, smtplib, time\n"
+        "def data(self, content):\n"
+        "    self.docmd('data')\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(30)\n"
+        "smtplib.SMTP.data = data",
     ],
-    ids=["asked", "asked in a dialogue"],
+    ids=["asked", "asked in a dialogue", "asked in the data"],
 )
 def test_an_end_in_the_middle(folder: Path, sabotage: str) -> None:
     """Stopped before the end of the tour: all ends, and the status does not claim success."""
