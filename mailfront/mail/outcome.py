@@ -19,10 +19,14 @@ class Blame(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The home node answered 2xx after the final dot: it is durable there."""
+    """The home node answered 2xx after the final dot: it is durable there.
+
+    `notifies`: it offered DSN and was given the sender's wishes, so that telling the sender is its task from now on.
+    """
 
     node: NodeId
     reply: Reply
+    notifies: bool = False
 
 
 @dataclass(frozen=True, slots=True)

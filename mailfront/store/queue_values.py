@@ -62,6 +62,10 @@ class QueuedRecipient:
     It keeps the mailbox key and never its home: each attempt asks placement. `node` is set only while the row is active
     or unknown (and while an unknown row is held): where the attempt is or was. `node_user` is what that node is told,
     detail included. `blame` is "node" or "mailbox" after a deferral, else ''. `reason` says why a row is held.
+
+    `via` is the address of ours that forwarded the message or was expanded to this recipient, '' if the client named
+    it. `list_owner` replaces the reverse-path for this recipient; None: it does not. `warned`: the sender has been told
+    that it is late.
     """
 
     number: int
@@ -80,6 +84,9 @@ class QueuedRecipient:
     node: NodeId | None = None
     lease_owner: str | None = None
     lease_until_s: float | None = None
+    via: str = ""
+    list_owner: str | None = None
+    warned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
