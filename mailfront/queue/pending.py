@@ -15,8 +15,11 @@ from math import inf
 from typing import Protocol
 
 from mailfront.mail.names import MailboxKey, NodeId
+from mailfront.mail.next_hop import NEXT_HOP_BUCKET
 
-BUCKETS_COUNT = 4096
+BUCKETS_COUNT = NEXT_HOP_BUCKET + 1
+"""The buckets of the placement, and one for recipients that are no mailboxes: each next hop has its pinned part of it.
+"""
 
 
 class Homes(Protocol):

@@ -18,6 +18,7 @@ __all__ = [
     "QueuedMessage",
     "QueuedRecipient",
     "RecipientState",
+    "reverse_path_of",
     "shown_state",
 ]
 
@@ -36,6 +37,14 @@ class Claimed:
     message: QueuedMessage
     recipients: tuple[QueuedRecipient, ...]
     was_unknown: bool = False
+
+
+def reverse_path_of(message: QueuedMessage, row: QueuedRecipient) -> str | None:
+    """Who is told when this recipient fails, and who stands in MAIL FROM for it; None is the null reverse-path.
+
+    A list's owner takes the sender's place (RFC 5321 section 3.9.2). What nobody may be told of is never told to him.
+    """
+    return row.list_owner if row.list_owner is not None and message.reverse_path is not None else message.reverse_path
 
 
 def shown_state(row: QueuedRecipient, now_s: float) -> str:

@@ -54,6 +54,8 @@ def recipient_to_wire(row: QueuedRecipient) -> Wire:
         "last_reply": row.last_reply,
         "reason": row.reason,
         "node": row.node,
+        "via": row.via,
+        "list_owner": row.list_owner,
     }
 
 
@@ -76,8 +78,8 @@ def outcomes_from_wire(wire: Sequence[Sequence[Any]]) -> dict[int, Outcome]:
 
 def _outcome_to_wire(outcome: Outcome) -> list[Any]:
     match outcome:
-        case Delivered(node=node, reply=answer):
-            return ["delivered", node, *_reply_to_wire(answer)]
+        case Delivered(node=node, reply=answer, notifies=notifies):
+            return ["delivered", node, notifies, *_reply_to_wire(answer)]
         case HandedOff(holder=holder, home=home):
             return ["handed-off", holder, home]
         case Deferred(blame=blame, reply=answer, node=node, alarm=alarm):
@@ -91,8 +93,8 @@ def _outcome_to_wire(outcome: Outcome) -> list[Any]:
 
 def _outcome_from_wire(kind: str, values: Sequence[Any]) -> Outcome:
     match kind, *values:
-        case "delivered", node, code, enhanced, lines:
-            return Delivered(node, Reply(code, enhanced, tuple(lines)))
+        case "delivered", node, notifies, code, enhanced, lines:
+            return Delivered(node, Reply(code, enhanced, tuple(lines)), notifies)
         case "handed-off", holder, home:
             return HandedOff(holder, home)
         case "deferred", blame, node, alarm, code, enhanced, lines:

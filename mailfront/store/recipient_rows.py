@@ -85,6 +85,9 @@ def insert_recipients(
                 "node": value.node,
                 "lease_owner": value.lease_owner,
                 "lease_until_s": value.lease_until_s,
+                "via": value.via,
+                "list_owner": value.list_owner,
+                "warned": value.warned,
             }
         )
     if rows:
@@ -116,6 +119,9 @@ def recipient_from_row(row: Row[Any]) -> QueuedRecipient:
         node=None if row.node is None else NodeId(row.node),
         lease_owner=row.lease_owner,
         lease_until_s=None if row.lease_until_s is None else float(row.lease_until_s),
+        via=row.via,
+        list_owner=row.list_owner,
+        warned=bool(row.warned),
     )
 
 

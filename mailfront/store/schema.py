@@ -21,6 +21,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -85,6 +86,9 @@ recipient = Table(
     Column("node", Text),
     Column("lease_owner", Text),
     Column("lease_until_s", Double),
+    Column("via", Text, nullable=False, server_default=""),
+    Column("list_owner", Text),
+    Column("warned", Boolean, nullable=False, server_default=false()),
     Index("recipient_due", "state", "bucket", "next_attempt_s", "arrived_s", "mailbox_key"),
     Index("recipient_shape", "state", "domain", "arrived_s"),
     Index("recipient_state", "state", "message_id", "number"),
