@@ -2,8 +2,8 @@
 
 Each mailbox that must be kept becomes one row. Deferred: `waiting`. Unknown: `unknown`, bound to the node that may have
 it. Past the dot and still running: `active`, leased to this process; its answer settles the row, and if this process
-dies the row becomes `unknown`. Failed while the message as a whole is accepted: `held` with the node's word, because
-the sender must be told and this version writes no DSN: an administrator sees it.
+dies the row becomes `unknown`. Failed while the message as a whole is accepted: no row, but a notice to the sender with
+the node's word, in the same commit.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -43,11 +43,9 @@ class Keeping:
         superseded: Collection[tuple[NodeId, NodeId]],
     ) -> None:
         """Make durable what `decision` keeps. Returns after the commit; raises Unavailable if there was none."""
-        rows = [
-            self._row(index, mailboxes[index], outcomes[index], pending.get(index))
-            for index in sorted((*decision.keep, *decision.notices))
-        ]
-        if not rows:
+        rows = [self._row(i, mailboxes[i], outcomes[i], pending.get(i)) for i in sorted(decision.keep)]
+        refused = [self._row(i, mailboxes[i], outcomes[i], None) for i in sorted(decision.notices)]
+        if not rows and not refused:
             await self._queue.hints_superseded(envelope.id, tuple(superseded))
             return
         message = QueuedMessage(
@@ -62,7 +60,7 @@ class Keeping:
             envid=envelope.envid,
             client_ip=envelope.client.ip,
         )
-        await self._queue.accept(message, body, rows, hints_superseded=tuple(superseded))
+        await self._queue.accept(message, body, rows, hints_superseded=tuple(superseded), refused=refused)
 
     def _row(self, index: int, target: Target, outcome: Outcome, attempt: LmtpAttempt | None) -> QueuedRecipient:
         now_s = self._clock.wall_s()
@@ -85,12 +83,7 @@ class Keeping:
             case Unknown():
                 return replace(row, state=RecipientState.UNKNOWN, node=outcome.node, last_reply=outcome.reason)
             case Failed():
-                return replace(
-                    row,
-                    state=RecipientState.HELD,
-                    last_reply=str(outcome.reply),
-                    reason="refused for good after the message was accepted; the sender does not know",
-                )
+                return replace(row, last_reply=str(outcome.reply))
             case Delivered() | HandedOff():
                 raise AssertionError("what is durable elsewhere is not queued")
             case _:

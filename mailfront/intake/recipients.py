@@ -35,12 +35,16 @@ class RecipientDirectory(Protocol):
         ...
 
 
-class Locator(Protocol):
+class Placer(Protocol):
     """Where mailboxes live, as this process knows it now."""
 
     async def locate(self, record: DirectoryRecord) -> Placement:
         """The home and the secondaries. Raises Unavailable if it cannot be decided now."""
         ...
+
+
+class Locator(Placer, Protocol):
+    """The same, and which nodes are worth trying."""
 
     def may_try(self, node: NodeId) -> bool:
         """Whether a delivery to this node is worth starting now."""
@@ -65,7 +69,7 @@ class Recipients:
     def __init__(
         self,
         directory: RecipientDirectory,
-        locator: Locator,
+        locator: Placer,
         alarms: Alarms,
         *,
         local_domains: frozenset[str],

@@ -211,6 +211,18 @@ _declare("queue_held", "Rows were put on hold.", _QUEUE)
 _declare("queue_released", "Held rows were released.", _QUEUE)
 _declare("queue_retried", "Rows were made due now.", _QUEUE)
 _declare("queue_deleted", "Rows were deleted by an administrator.", _QUEUE)
+_declare("queue_bounced", "An administrator gave rows up; the senders are told.", _QUEUE)
+_declare(
+    "notice",
+    "A sender is told what became of recipients, by a notice in the queue; or why nobody is told.",
+    id="Message that it is about.",
+    notice="Message id of the notice; empty if there is none.",
+    kind="failed, delayed, delivered, relayed, expanded.",
+    recipient="Who gets the notice.",
+    about="Addresses that it is about. At most 50.",
+    recipients_count="How many addresses it is about.",
+    reason="Why nobody is told.",
+)
 _declare("queue_lapsed", "Leases of a process that is gone were taken back.", _QUEUE, owner="Who held the leases.")
 _declare("queue_swept", "Leftovers of accepts that never committed were removed.", _QUEUE)
 _declare(

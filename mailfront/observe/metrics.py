@@ -148,6 +148,11 @@ QUEUE_RECIPIENTS = Gauge(
 )
 QUEUE_OLDEST_S = Gauge("mailfront_queue_oldest_seconds", "Age of the oldest queued message.", "livemax")
 QUEUE_ACCEPTED = Counter("mailfront_queue_accepted_total", "Recipients committed to the queue.")
+QUEUE_NOTICES = Counter(
+    "mailfront_queue_notices_total",
+    "Notices to senders (DSN) committed to the queue, by kind; none: nobody is told.",
+    kind=("failed", "delayed", "delivered", "relayed", "expanded", "none"),
+)
 TRANSFER_DRAINS = Counter(
     "mailfront_transfer_drains_total",
     "Copies brought home, by step.",

@@ -86,12 +86,14 @@ class QueueClient:
         body: BodyRef,
         recipients: Sequence[QueuedRecipient],
         hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
+        refused: Sequence[QueuedRecipient] = (),
     ) -> None:
         """See `QueuePort`. Cancellation: it may be kept all the same."""
         payload: Payload = {
             "message": message_to_wire(message),
             "recipients": [recipient_to_wire(row) for row in recipients],
             "hints_superseded": places_to_wire(hints_superseded),
+            "refused": [recipient_to_wire(row) for row in refused],
         }
         async with self._bodies:
             sent = await SentBody.send(body)

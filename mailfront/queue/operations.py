@@ -1,4 +1,4 @@
-"""What an administrator may do to queued mail: retry, hold, release, delete. Audited.
+"""What an administrator may do to queued mail: retry, hold, release, bounce, delete. Audited.
 
 A verb runs over its selection in pages, each one transaction, so that mail goes on meanwhile. What a row is is looked
 at again inside the transaction: a row that is active by then is left alone and reported as `active at NODE`.
@@ -15,6 +15,8 @@ from typing import Any
 from mailfront.base.ids import MessageId
 from mailfront.base.printable import printable
 from mailfront.mail.names import NodeId
+from mailfront.queue.changes import Changes, end_rows
+from mailfront.queue.notices import NoticePolicy
 from mailfront.queue.queue import Queue
 from mailfront.queue.rows import HandoffState, RecipientState
 from mailfront.queue.views import QueueViews
@@ -24,15 +26,19 @@ from mailfront.store.queue_queries import FIRST_KEY, HANDED_OFF, Key, ListedRow,
 from mailfront.store.writer import Connection
 
 PAGE_ROWS = 200
+GIVEN_UP = "554 5.0.0 the administrator of this mail system has given up the delivery"
+"""What the sender of a bounced message is told. The reason in the order is for the audit, not for the sender."""
 MOST_SKIPPED_SHOWN = 100
 
 
 class Verb(Enum):
-    """RETRY: try what waits now. HOLD: do not try until released. RELEASE: try what is held. DELETE: give it up."""
+    """RETRY: try what waits now. HOLD: do not try until released. RELEASE: try what is held. BOUNCE: give it up and
+    tell the sender. DELETE: give it up and tell nobody."""
 
     RETRY = "retry"
     HOLD = "hold"
     RELEASE = "release"
+    BOUNCE = "bounce"
     DELETE = "delete"
 
 
@@ -75,6 +81,7 @@ _APPLIES_TO = {
     Verb.RETRY: (_WAITING, _UNKNOWN),
     Verb.HOLD: (_WAITING, _UNKNOWN, _QUARANTINED),
     Verb.RELEASE: (_HELD, _QUARANTINED),
+    Verb.BOUNCE: (_WAITING, _UNKNOWN, _HELD, _QUARANTINED),
     Verb.DELETE: (_WAITING, _UNKNOWN, _HELD, _QUARANTINED),
 }
 
@@ -113,9 +120,10 @@ class QueueOperations:
         now_s = self._queue.store.clock.wall_s()
         before_count = result.changed_count
 
-        def operation(connection: Connection) -> tuple[int, VerbResult, list[Any]]:
-            done = VerbResult()
-            notes = _change_queued(connection, order, [row for row in rows if row.state != HANDED_OFF], done, now_s)
+        def operation(connection: Connection) -> tuple[int, VerbResult, list[Any], Changes]:
+            done, changes = VerbResult(), Changes()
+            queued = [row for row in rows if row.state != HANDED_OFF]
+            notes = _change_queued(connection, order, queued, done, changes, self._queue.notices, now_s)
             for row in rows:
                 if row.state == HANDED_OFF:
                     _change_handed_off(connection, order.verb, row, done)
@@ -123,16 +131,17 @@ class QueueOperations:
             if number is None:
                 number = audit_rows.add_audit(connection, _audit_row(order, now_s))
             audit_rows.set_audit_count(connection, number, before_count + done.changed_count)
-            return number, done, notes
+            return number, done, notes, changes
 
-        def committed(answer: tuple[int, VerbResult, list[Any]]) -> None:
+        def committed(answer: tuple[int, VerbResult, list[Any], Changes]) -> None:
+            self._queue.note(answer[3])
             for row in answer[2]:
                 if row.node is None:
                     self._queue.pending.note(row.bucket, row.mailbox_key, now_s)
                 else:
                     self._queue.pending.note_unknown(NodeId(row.node), now_s)
 
-        number, done, _ = await self._queue.store.write(operation, committed=committed)
+        number, done, _, _ = await self._queue.store.write(operation, committed=committed)
         result.changed_count += done.changed_count
         result.skipped_count += done.skipped_count
         room = MOST_SKIPPED_SHOWN - len(result.skipped)
@@ -142,7 +151,13 @@ class QueueOperations:
 
 
 def _change_queued(
-    connection: Connection, order: Order, rows: Sequence[ListedRow], done: VerbResult, now_s: float
+    connection: Connection,
+    order: Order,
+    rows: Sequence[ListedRow],
+    done: VerbResult,
+    changes: Changes,
+    notices: NoticePolicy,
+    now_s: float,
 ) -> list[Any]:
     """Apply the verb to queued rows as they are now. Returns the rows that are due by it, for the pending index."""
     if not rows:
@@ -154,6 +169,11 @@ def _change_queued(
         if _judge(done, listed[now.message_id, now.number], order.verb, now.state, node):
             fit.append(now)
     keys = [(MessageId(row.message_id), row.number) for row in fit]
+    if order.verb is Verb.BOUNCE:
+        for message_id in dict.fromkeys(message_id for message_id, _ in keys):
+            numbers = {number for of, number in keys if of == message_id}
+            end_rows(connection, changes, notices, message_id, numbers, GIVEN_UP, now_s)
+        return []
     if order.verb is Verb.DELETE:
         recipient_rows.delete_rows(connection, keys)
         for message_id in dict.fromkeys(message_id for message_id, _ in keys):

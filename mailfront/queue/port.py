@@ -87,8 +87,12 @@ class QueuePort(Protocol):
         body: BodyRef,
         recipients: Sequence[QueuedRecipient],
         hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
+        refused: Sequence[QueuedRecipient] = (),
     ) -> None:
         """Keep a message. Durable when this returns; raises Unavailable otherwise, and then nothing may be promised.
+
+        `refused`: recipients that were refused for good with their `last_reply` while the message as a whole is
+        accepted. They are not queued; the notice to the sender is, in the same transaction.
 
         `hints_superseded`: (holder, home) of handed-off copies that these rows replace.
         """

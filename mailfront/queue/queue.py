@@ -10,22 +10,25 @@ What survives a crash: every call that returned. A row that was `active` in a pr
 node. A body of more than 256 KiB is written in pieces before the accepting commit; pieces that no commit followed are
 swept after an hour.
 
+What fails for good ends with a notice to its sender in the same transaction (`notices`).
+
 Raises StoreFailed wherever the database cannot answer. Alarms go to `alarm(name, text)`; they are repeated by nobody.
 """
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from mailfront.base.ids import MessageId
-from mailfront.base.printable import printable
 from mailfront.mail.body import PIECE_BYTES, BodyRef
-from mailfront.mail.names import MailboxKey, NodeId
+from mailfront.mail.names import MailboxKey, NodeId, NodeUser
 from mailfront.mail.outcome import Outcome
-from mailfront.queue import claims
+from mailfront.queue import claims, results
+from mailfront.queue.changes import Changes, accepted, hold_damaged, note_result
 from mailfront.queue.handoff_rows import supersede
+from mailfront.queue.notices import NoticePolicy, report_told
 from mailfront.queue.pending import Homes, PendingIndex
-from mailfront.queue.results import RowResult, counts_for, result_of
+from mailfront.queue.results import counts_for, result_of
 from mailfront.queue.rows import Claimed, QueuedMessage, QueuedRecipient, RecipientState
 from mailfront.queue.stored_body import StoredBody
 from mailfront.store import message_rows, recipient_rows
@@ -38,17 +41,6 @@ SWEEP_LIMIT = 200
 Alarm = Callable[[str, str], None]
 
 
-@dataclass(slots=True)
-class _Changes:
-    """What a transaction changed that memory must know."""
-
-    waiting: list[tuple[int, MailboxKey, float]] = field(default_factory=list)
-    unknown: list[tuple[NodeId, float]] = field(default_factory=list)
-    alarms: list[tuple[str, str]] = field(default_factory=list)
-    count: int = 0
-    refused: str = ""
-
-
 class Queue:
     """See the module. `retry_s` are the configured waits between attempts."""
 
@@ -59,6 +51,7 @@ class Queue:
         *,
         retry_s: Sequence[float],
         alarm: Alarm,
+        notices: NoticePolicy,
         lease_s: float = 900.0,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -66,6 +59,7 @@ class Queue:
         self.pending = PendingIndex(homes)
         self._retry_s = tuple(retry_s)
         self._alarm = alarm
+        self.notices = notices
         self._lease_s = lease_s
         self._chance = chance
 
@@ -82,13 +76,16 @@ class Queue:
         recipients: Sequence[QueuedRecipient],
         hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
         *,
+        refused: Sequence[QueuedRecipient] = (),
         owner: str = "",
     ) -> int:
         """Keep a message: rows, body, and the end of the hints that they replace. Durable when this returns.
 
-        Active recipients get a lease for `owner`. `message.size_bytes` is replaced by the body's. Returns how many rows
-        are new: accepting an id that was accepted before changes nothing. Raises StoreFailed, also for an id that was
-        disowned meanwhile. Cancellation: it may be kept all the same.
+        `refused` are not queued: each was refused for good with its `last_reply`, and its sender is told by a notice in
+        the same transaction. Active recipients get a lease for `owner`. `message.size_bytes` is replaced by the body's.
+
+        Returns how many rows are new: accepting an id that was accepted before changes nothing. Raises StoreFailed,
+        also for an id that was disowned meanwhile. Cancellation: it may be kept all the same.
         """
         now_s = self.store.clock.wall_s()
         message = replace(message, size_bytes=body.size_bytes)
@@ -103,15 +100,15 @@ class Queue:
             await self._write_ahead(message, first, chunks, now_s)
             first = b""
 
-        def operation(connection: Connection) -> _Changes:
+        def operation(connection: Connection) -> Changes:
             state = message_rows.message_state(connection, message.id)
             # Said afterwards: an operation that raises StoreFailed would shut the gate.
             if state == message_rows.DISOWNED:
-                return _Changes(refused="it was disowned before it was accepted")
+                return Changes(refused="it was disowned before it was accepted")
             if state not in (None, message_rows.INCOMING):
-                return _Changes()
+                return Changes()
             if state is None and body.size_bytes > PIECE_BYTES:
-                return _Changes(refused="the pieces of its body were swept before it was accepted")
+                return Changes(refused="the pieces of its body were swept before it was accepted")
             if state is None:
                 message_rows.insert_message(connection, message, message_rows.QUEUED, now_s)
             else:
@@ -121,9 +118,14 @@ class Queue:
             recipient_rows.insert_recipients(connection, message.id, message.arrived_s, stamped)
             if hints_superseded:
                 supersede(connection, message.id, hints_superseded, now_s)
-            return _accepted(stamped)
+            changes = accepted(stamped)
+            if refused:
+                ended = [results.refused(row, row.last_reply) for row in refused]
+                changes.tell(connection, self.notices, message, ended, now_s)
+                message_rows.finish_if_empty(connection, message.id, now_s)
+            return changes
 
-        changes = await self.store.write(operation, size_bytes=len(first), committed=self._note)
+        changes = await self.store.write(operation, size_bytes=len(first), committed=self.note)
         if changes.refused:
             raise StoreFailed(f"{message.id}: {changes.refused}")
         return changes.count
@@ -183,7 +185,11 @@ class Queue:
         return result.claimed
 
     async def settle(
-        self, message_id: MessageId, outcomes: Mapping[int, Outcome], *, attempts: Mapping[int, int] | None = None
+        self,
+        message_id: MessageId,
+        outcomes: Mapping[int, Outcome],
+        *,
+        attempts: Mapping[int, int] | None = None,
     ) -> None:
         """Commit how attempts ended: by recipient number, all of it and the next attempt in one transaction.
 
@@ -193,8 +199,8 @@ class Queue:
         now_s = self.store.clock.wall_s()
         numbered = attempts or {}
 
-        def operation(connection: Connection) -> _Changes:
-            changes, done = _Changes(), []
+        def operation(connection: Connection) -> Changes:
+            changes, done, ended = Changes(), [], []
             expires_s = message_rows.expiry_of(connection, message_id)
             for found in recipient_rows.recipient_rows(connection, message_id):
                 if found.number not in outcomes or expires_s is None:
@@ -202,7 +208,7 @@ class Queue:
                 try:
                     row = recipient_rows.recipient_from_row(found)
                 except (ValueError, TypeError) as error:
-                    _hold_damaged(connection, changes, message_id, found.number, str(error))
+                    hold_damaged(connection, changes, message_id, found.number, str(error))
                     continue
                 outcome = outcomes[row.number]
                 if not counts_for(row, outcome, numbered.get(row.number)):
@@ -212,15 +218,52 @@ class Queue:
                 )
                 if result.values is None:
                     done.append(row.number)
+                    if result.ended is not None:
+                        ended.append(result.ended)
                 else:
                     recipient_rows.change_recipients(connection, message_id, [row.number], result.values)
-                    _note_result(changes, message_id, row, result)
+                    note_result(changes, row, result)
+            if ended:
+                changes.tell_about(connection, self.notices, message_id, ended, now_s)
             if done:
                 recipient_rows.delete_recipients(connection, message_id, done)
                 message_rows.finish_if_empty(connection, message_id, now_s)
             return changes
 
-        await self.store.write(operation, committed=self._note)
+        await self.store.write(operation, committed=self.note)
+
+    async def redirect_row(
+        self,
+        message_id: MessageId,
+        number: int,
+        attempt: int,
+        *,
+        mailbox_key: MailboxKey,
+        bucket: int,
+        node_user: NodeUser,
+    ) -> None:
+        """Commit that a row, which is active in this attempt, goes elsewhere from now on; it is due at once there."""
+        now_s = self.store.clock.wall_s()
+
+        def operation(connection: Connection) -> Changes:
+            changes = Changes()
+            for row in recipient_rows.recipient_rows(connection, message_id, RecipientState.ACTIVE):
+                if row.number == number and row.attempts == attempt:
+                    values = {
+                        "state": RecipientState.WAITING.value,
+                        "mailbox_key": mailbox_key,
+                        "bucket": bucket,
+                        "node_user": node_user,
+                        "next_attempt_s": now_s,
+                        "node": None,
+                        "lease_owner": None,
+                        "lease_until_s": None,
+                    }
+                    recipient_rows.change_recipients(connection, message_id, [number], values)
+                    changes.waiting.append((bucket, mailbox_key, now_s))
+            return changes
+
+        await self.store.write(operation, committed=self.note)
 
     async def disown(self, message_id: MessageId) -> None:
         """The worker that sent this message told its client 451: forget what has not been tried from here.
@@ -249,14 +292,14 @@ class Queue:
     async def set_aside(self, message_id: MessageId, reason: str) -> None:
         """Hold every recipient of a message that cannot be used (a damaged body), with an alarm."""
 
-        def operation(connection: Connection) -> _Changes:
+        def operation(connection: Connection) -> Changes:
             numbers = [row.number for row in recipient_rows.recipient_rows(connection, message_id)]
             if numbers:
                 values = {"state": RecipientState.HELD.value, "reason": reason, "node": None, "lease_until_s": None}
                 recipient_rows.change_recipients(connection, message_id, numbers, values)
-            return _Changes(alarms=[("queue.damaged", f"{message_id} is held: {reason}")])
+            return Changes(alarms=[("queue.damaged", f"{message_id} is held: {reason}")])
 
-        await self.store.write(operation, committed=self._note)
+        await self.store.write(operation, committed=self.note)
 
     def body(self, message: QueuedMessage) -> BodyRef:
         """The bytes of a claimed message, read while they are used. See `StoredBody` for what it raises."""
@@ -289,12 +332,12 @@ class Queue:
     async def _forget_attempts(self, *, owner: str | None = None, lapsed_before_s: float | None = None) -> int:
         now_s = self.store.clock.wall_s()
 
-        def operation(connection: Connection) -> _Changes:
-            changes = _Changes()
+        def operation(connection: Connection) -> Changes:
+            changes = Changes()
             rows = recipient_rows.active_rows(connection, owner=owner, lapsed_before_s=lapsed_before_s)
             for message_id, number, node in rows:
                 if node is None:
-                    _hold_damaged(connection, changes, message_id, number, "active without a node")
+                    hold_damaged(connection, changes, message_id, number, "active without a node")
                     continue
                 values = {
                     "state": RecipientState.UNKNOWN.value,
@@ -307,30 +350,7 @@ class Queue:
             changes.count = len(rows)
             return changes
 
-        return (await self.store.write(operation, committed=self._note)).count
-
-    async def expire(self) -> int:
-        """Hold what could not be delivered in its lifetime, with an alarm per message. Returns how many messages."""
-        now_s = self.store.clock.wall_s()
-
-        def operation(connection: Connection) -> _Changes:
-            changes = _Changes()
-            for message_id in message_rows.expired_messages(connection, now_s, SWEEP_LIMIT):
-                message_rows.set_message_state(connection, message_id, message_rows.EXPIRED, now_s)
-                numbers = [
-                    row.number
-                    for row in recipient_rows.recipient_rows(connection, message_id)
-                    if row.state in (RecipientState.WAITING.value, RecipientState.UNKNOWN.value)
-                ]
-                if numbers:
-                    values = {"state": RecipientState.HELD.value, "reason": "expired"}
-                    recipient_rows.change_recipients(connection, message_id, numbers, values)
-                    text = f"{message_id}: {len(numbers)} recipients are held, their lifetime is over"
-                    changes.alarms.append(("queue.expired", text))
-                changes.count += 1
-            return changes
-
-        return (await self.store.write(operation, committed=self._note)).count
+        return (await self.store.write(operation, committed=self.note)).count
 
     async def sweep(self) -> int:
         """Delete what nobody waits for: pieces that were never accepted, and marks of messages that are done."""
@@ -342,13 +362,16 @@ class Queue:
 
         return await self.store.write(operation)
 
-    def _note(self, changes: _Changes) -> None:
+    def note(self, changes: Changes) -> None:
+        """Tell memory, the log and the administrator what a transaction of this queue has committed."""
         for bucket, key, next_attempt_s in changes.waiting:
             self.pending.note(bucket, key, next_attempt_s)
         for node, next_attempt_s in changes.unknown:
             self.pending.note_unknown(node, next_attempt_s)
         for name, text in changes.alarms:
             self._alarm(name, text)
+        for told in changes.told:
+            report_told(told)
 
 
 def _chunks(body: BodyRef) -> Iterator[bytes]:
@@ -361,33 +384,3 @@ def _chunks(body: BodyRef) -> Iterator[bytes]:
             del held[:PIECE_BYTES]
     if held:
         yield bytes(held)
-
-
-def _accepted(recipients: Sequence[QueuedRecipient]) -> _Changes:
-    changes = _Changes(count=len(recipients))
-    for row in recipients:
-        if row.state is RecipientState.WAITING:
-            changes.waiting.append((row.bucket, row.mailbox_key, row.next_attempt_s))
-        elif row.state is RecipientState.UNKNOWN and row.node is not None:
-            changes.unknown.append((row.node, row.next_attempt_s))
-        elif row.state is RecipientState.HELD:
-            changes.alarms.append(("queue.refused", f"{row.address} is held: {row.last_reply or row.reason}"))
-    return changes
-
-
-def _note_result(changes: _Changes, message_id: MessageId, row: QueuedRecipient, result: RowResult) -> None:
-    values = result.values or {}
-    if values["state"] == RecipientState.WAITING.value:
-        changes.waiting.append((row.bucket, row.mailbox_key, values["next_attempt_s"]))
-    elif values["state"] == RecipientState.UNKNOWN.value:
-        changes.unknown.append((values["node"], values["next_attempt_s"]))
-    if result.alarm:
-        text = f"{message_id} to {row.address} is held ({result.alarm}): {values['last_reply']}"
-        changes.alarms.append((f"queue.{result.alarm}", text))
-
-
-def _hold_damaged(connection: Connection, changes: _Changes, message_id: MessageId, number: int, why: str) -> None:
-    reason = f"damaged row: {printable(why)}"
-    values = {"state": RecipientState.HELD.value, "reason": reason, "lease_owner": None, "lease_until_s": None}
-    recipient_rows.change_recipients(connection, message_id, [number], values)
-    changes.alarms.append(("queue.damaged", f"{message_id}/{number} is held: {reason}"))

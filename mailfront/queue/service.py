@@ -95,9 +95,11 @@ class QueueService:
         message = message_from_wire(payload["message"])
         recipients = [recipient_from_wire(wire) for wire in payload["recipients"]]
         places = places_from_wire(payload["hints_superseded"])
+        refused = [recipient_from_wire(wire) for wire in payload["refused"]]
         _require_id(message.id)
+        owner = owner_of(request.peer.pid)
         try:
-            kept_count = await self._queue.accept(message, body, recipients, places, owner=owner_of(request.peer.pid))
+            kept_count = await self._queue.accept(message, body, recipients, places, refused=refused, owner=owner)
         except StoreFailed as error:
             self._push_gate()
             return {"refused": str(error)}

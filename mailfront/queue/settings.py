@@ -5,6 +5,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from mailfront.base.settings import DurationS, Settings, SizeBytes
+from mailfront.mail.address import parse_path
+from mailfront.net.networks import Networks
 
 
 class QueueSettings(Settings):
@@ -15,11 +17,26 @@ class QueueSettings(Settings):
     retry: tuple[DurationS, ...] = Field(default=(60.0, 300.0, 900.0, 3600.0, 10800.0), min_length=1, strict=False)
     """Waits between attempts; the last one repeats. Each is moved by up to a fifth at random."""
     lifetime: DurationS = Field(default=5 * 86400.0, ge=60)
-    """A recipient that could not be delivered for this long is held, and an alarm is raised."""
+    """A recipient that could not be delivered for this long is given up, and the sender is told."""
     warn_after: DurationS = Field(default=4 * 3600.0, ge=60)
-    """Mail that is handed off for longer than this raises an alarm."""
+    """After this long a sender is told that a message is late, if he may be (`warn_networks`). Mail that is handed off
+    for longer raises an alarm."""
+    warn_networks: Networks = ()
+    """Clients whose senders are told when a message is late. Senders are easily forged: name networks of your own."""
+    double_bounce: str | None = None
+    """Where failures of messages go that have no sender themselves, such as notices. Absent: they are only recorded as
+    an event."""
+    notice_language: Literal["en", "es"] = "en"
+    """Language of notices to senders about messages that do not say theirs (`Content-Language`)."""
     max_bytes: SizeBytes | None = None
     """The most that the database may hold before nothing more is queued. Absent: only free disk space counts."""
+
+    @field_validator("double_bounce")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        if value is not None and ((address := parse_path(value)) is None or not address.domain):
+            raise ValueError(f'{value!r} is not an address, such as "postmaster@example.edu"')
+        return value
 
     @field_validator("retry")
     @classmethod

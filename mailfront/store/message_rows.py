@@ -3,7 +3,8 @@
 A body is kept in pieces of at most 256 KiB, each with a CRC-32. A large one is written piece by piece under a message
 in state `incoming`; the accepting commit only flips it to `queued`. A message whose last recipient is done loses its
 body and stays as `done` for a while, so that an accept that is sent again is recognised. `disowned` is the mark of an
-id that nobody may accept any more. `expired` is a queued message whose lifetime is over and whose recipients are held.
+id that nobody may accept any more. `expired` is a queued message whose lifetime is over: what is left
+of it is held, or active for the last time.
 
 Functions of an open connection: give them to `Store.write` or `Store.read`.
 """
@@ -12,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, literal, select, tuple_, update
 
 from mailfront.base.ids import MessageId
 from mailfront.mail.envelope import BodyType
@@ -185,6 +186,21 @@ def expired_messages(connection: Connection, now_s: float, limit: int) -> list[M
     """Queued messages whose lifetime is over, at most `limit`."""
     query = select(message.c.id).where(message.c.state == QUEUED, message.c.expires_s <= now_s).limit(limit)
     return [MessageId(row.id) for row in connection.execute(query)]
+
+
+def late_messages(
+    connection: Connection, after: tuple[float, MessageId], expires_before_s: float, limit: int
+) -> list[tuple[float, MessageId]]:
+    """Queued messages in the order in which they expire, behind `after`: when each expires, and its id."""
+    place = tuple_(message.c.expires_s, message.c.id)
+    query = (
+        select(message.c.expires_s, message.c.id)
+        .where(message.c.state == QUEUED, message.c.expires_s >= after[0], place > tuple_(*map(literal, after)))
+        .where(message.c.expires_s <= expires_before_s)
+        .order_by(message.c.expires_s, message.c.id)
+        .limit(limit)
+    )
+    return [(float(row.expires_s), MessageId(row.id)) for row in connection.execute(query)]
 
 
 def body_sizes(connection: Connection, ids: Sequence[MessageId]) -> dict[MessageId, int]:

@@ -30,6 +30,7 @@ from mailfront.queue.wire import CopyRecipientValue, HandoffCopyValue
 from mailfront.store.queue_queries import ListedRow, Selector
 from mailfront.store.writer import Store
 from tests.support.queue_rows import (
+    NOTICES,
     RETRY_S,
     A,
     B,
@@ -59,7 +60,7 @@ class Keeper:
 
     async def start(self) -> None:
         self.store = open_store(self.directory, SystemClock())
-        self.queue = Queue(self.store, FakeHomes(), retry_s=RETRY_S, alarm=lambda name, text: None)
+        self.queue = Queue(self.store, FakeHomes(), retry_s=RETRY_S, notices=NOTICES, alarm=lambda name, text: None)
         await self.queue.load()
         self.handoffs = HandoffTable(self.store, retry_s=RETRY_S)
         self.service = QueueService(self.queue, self.handoffs, self._wake)

@@ -13,7 +13,7 @@ from mailfront.queue.views import QueueViews
 from mailfront.store.engine import integrity_problems
 from mailfront.store.queue_queries import Selector
 from tests.support.queue_fill import fill_queue
-from tests.support.queue_rows import RETRY_S, A, FakeHomes, open_store
+from tests.support.queue_rows import NOTICES, RETRY_S, A, FakeHomes, open_store
 
 _FEW, _MANY = 2_000, 100_000
 _DOWN = Deferred(Blame.NODE, reply(451, "4.4.1", "away"), A)
@@ -67,7 +67,7 @@ async def test_cost_stays_flat_while_the_queue_grows(tmp_path: Path) -> None:
     """Claiming, settling, asking what is due and turning pages cost about the same with 2,000 and 100,000 rows."""
     store = open_store(tmp_path, SystemClock())
     try:
-        queue = Queue(store, FakeHomes(), retry_s=RETRY_S, alarm=lambda name, text: None)
+        queue = Queue(store, FakeHomes(), retry_s=RETRY_S, notices=NOTICES, alarm=lambda name, text: None)
         await fill_queue(store, _FEW, due_s=3600.0)
         await queue.load()
         few = await _measure(queue)

@@ -25,7 +25,7 @@ from mailfront.queue.views import QueueViews
 from mailfront.store.queue_queries import Selector
 from mailfront.store.writer import Store
 from tests.support.queue_fill import fill_queue
-from tests.support.queue_rows import RETRY_S, A, B, C, FakeHomes, open_store, queued_recipient
+from tests.support.queue_rows import NOTICES, RETRY_S, A, B, C, FakeHomes, open_store, queued_recipient
 
 _CLOCK = SystemClock()
 _HOMES = FakeHomes(nodes=(A, B, C))
@@ -117,7 +117,7 @@ async def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as directory:
         store = open_store(Path(directory), _CLOCK)
-        queue = Queue(store, _HOMES, retry_s=RETRY_S, alarm=lambda name, text: None)
+        queue = Queue(store, _HOMES, retry_s=RETRY_S, notices=NOTICES, alarm=lambda name, text: None)
         for at_once in (1, 5, 20, 50):
             await _accepts(queue, at_once, 2000)
         started_s = time.perf_counter()

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,19 +15,32 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from mailfront.base.clock import ManualClock
 from mailfront.mail.body import MemoryBody
 from mailfront.mail.names import MailboxKey, NodeId
+from mailfront.mail.next_hop import RESOLVE
 from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, Outcome, Unknown
 from mailfront.mail.reply import reply
+from mailfront.queue.lifetimes import Lifetimes
 from mailfront.queue.operations import Order, QueueOperations, Verb
 from mailfront.queue.queue import Queue
 from mailfront.queue.rows import RecipientState
 from mailfront.queue.views import QueueViews
 from mailfront.store.queue_queries import Selector
-from tests.support.queue_rows import RETRY_S, A, B, FakeHomes, message_id, open_store, queued_message, queued_recipient
+from tests.support.queue_rows import (
+    NOTICES,
+    RETRY_S,
+    A,
+    B,
+    FakeHomes,
+    message_id,
+    open_store,
+    queued_message,
+    queued_recipient,
+)
 
 T = TypeVar("T")
 
 _MAPS = (FakeHomes(), FakeHomes(nodes=(B, A)), FakeHomes(pins={(n, MailboxKey(f"u{n}")): B for n in range(0, 6, 2)}))
 _LEASE_S, _LIFETIME_S = 900.0, 20_000.0
+_NOTICES = replace(NOTICES, lifetime_s=1e9)
 
 
 @dataclass
@@ -59,14 +72,23 @@ class QueueMachine(RuleBasedStateMachine):
         self.accepted = 0
         self.accepted_s: dict[int, float] = {}
         self.expired: set[int] = set()
+        self.notices_count = 0
+        self.lifetimes: Lifetimes
         self.reports: list[tuple[int, dict[int, Outcome], dict[int, int]]] = []
         self._open()
 
     def _open(self) -> None:
         self.store = open_store(self.directory, self.clock)
         self.queue = Queue(
-            self.store, self.homes, retry_s=RETRY_S, alarm=lambda name, text: None, lease_s=_LEASE_S, chance=lambda: 0.5
+            self.store,
+            self.homes,
+            retry_s=RETRY_S,
+            notices=_NOTICES,
+            alarm=lambda name, text: None,
+            lease_s=_LEASE_S,
+            chance=lambda: 0.5,
         )
+        self.lifetimes = Lifetimes(self.queue)
         self.views = QueueViews(self.store, self.homes)
         self.run_async(self.queue.load())
 
@@ -162,6 +184,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _report(self, number: int, outcomes: dict[int, Outcome], attempts: dict[int, int]) -> None:
         self.run_async(self.queue.settle(message_id(number), outcomes, attempts=attempts))
+        told = False
         for at, outcome in outcomes.items():
             row = self.rows.get((number, at))
             if row is None:
@@ -178,11 +201,14 @@ class QueueMachine(RuleBasedStateMachine):
             elif isinstance(outcome, Deferred):
                 row.node = None
                 if self.now_s >= row.expires_s:
-                    row.state = "held"
+                    del self.rows[number, at]
+                    told = True
                 else:
                     row.state, row.next_s = "waiting", next_s
             else:
-                row.state, row.node = "held", None
+                del self.rows[number, at]
+                told = True
+        self.notices_count += told
 
     @precondition(lambda self: self.reports)
     @rule(data=st.data())
@@ -212,10 +238,12 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def expire(self) -> None:
         before = {number for (number, _), row in self.rows.items() if row.expires_s <= self.now_s}
-        self.run_async(self.queue.expire())
-        for (number, _), row in self.rows.items():
-            if number in before - self.expired and row.state in ("waiting", "unknown"):
-                row.state = "held"
+        self.run_async(self.lifetimes.expire())
+        over = before - self.expired
+        gone = [key for key, row in self.rows.items() if key[0] in over and row.state in ("waiting", "unknown")]
+        self.notices_count += len({number for number, _ in gone})
+        for key in gone:
+            del self.rows[key]
         self.expired |= before
 
     @rule()
@@ -239,23 +267,30 @@ class QueueMachine(RuleBasedStateMachine):
         number = data.draw(st.sampled_from(sorted({number for number, _ in self.rows})))
         order = Order(verb=verb, selector=Selector(ids=(message_id(number),)), uid=0)
         self.run_async(QueueOperations(self.queue, self.views).run(order))
+        bounced = False
         for key, row in list(self.rows.items()):
             if key[0] != number or row.state == "active":
                 continue
-            if verb is Verb.DELETE:
+            bounced = bounced or verb is Verb.BOUNCE
+            if verb in (Verb.DELETE, Verb.BOUNCE):
                 del self.rows[key]
             elif verb is Verb.HOLD:
                 row.state = "held"
             elif (verb is Verb.RETRY) == (row.state != "held"):
                 row.state = "unknown" if row.node is not None else "waiting"
                 row.next_s = self.now_s
+        self.notices_count += bounced
 
     @invariant()
     def rows_are_as_the_model_says(self) -> None:
         page = self.run_async(self.views.list_rows(Selector(), limit=1000))
         found = {
-            (int(row.id), row.number): (row.state, row.node, row.attempts, row.next_attempt_s) for row in page.rows
+            (int(row.id), row.number): (row.state, row.node, row.attempts, row.next_attempt_s)
+            for row in page.rows
+            if row.home != RESOLVE
         }
+        # Nobody whose mail was given up hears nothing, or hears it twice.
+        assert len(page.rows) - len(found) == self.notices_count
         assert found.keys() == self.rows.keys()
         for key, (state, node, attempts, next_s) in found.items():
             model = self.rows[key]

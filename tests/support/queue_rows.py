@@ -2,16 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 
 from mailfront.base.clock import Clock
 from mailfront.base.ids import MessageId
 from mailfront.mail.names import MailboxKey, NodeId, NodeUser
+from mailfront.mail.next_hop import NEXT_HOP_BUCKET, RELAY, RESOLVE, next_hop_key
+from mailfront.queue.dsn import Reporter
+from mailfront.queue.notices import NoticePolicy
 from mailfront.queue.rows import QueuedMessage, QueuedRecipient
 from mailfront.store.writer import Store
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
 RETRY_S = (60.0, 300.0, 900.0)
+HOPS = {(NEXT_HOP_BUCKET, next_hop_key(hop)): hop for hop in (RELAY, RESOLVE)}
+NOTICES = NoticePolicy(
+    reporter=Reporter(hostname="mx1.example.edu", postmaster="postmaster@example.edu"),
+    lifetime_s=432_000.0,
+    warn_after_s=14_400.0,
+    warn_networks=(ip_network("192.0.2.0/24"),),
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,8 @@ class FakeHomes:
 
     def home_of(self, key: MailboxKey, bucket: int) -> NodeId:
         """See `Homes`."""
+        if bucket == NEXT_HOP_BUCKET:
+            return NodeId(key)
         return self.pins.get((bucket, key), self.nodes[bucket % len(self.nodes)])
 
 

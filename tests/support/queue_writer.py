@@ -23,7 +23,7 @@ from mailfront.queue.rows import QueuedMessage
 from mailfront.queue.views import QueueViews
 from mailfront.store.errors import StoreFailed
 from mailfront.store.queue_queries import Selector
-from tests.support.queue_rows import RETRY_S, FakeHomes, open_store, queued_recipient
+from tests.support.queue_rows import NOTICES, RETRY_S, FakeHomes, open_store, queued_recipient
 
 _CLOCK = SystemClock()
 _SIZES = (100, 5_000, 30_000, 200_000, 300_000, 700_000)
@@ -92,7 +92,7 @@ async def main() -> None:
     """See the module."""
     directory, verb = Path(sys.argv[1]), sys.argv[2]
     store = open_store(directory, _CLOCK)
-    queue = Queue(store, FakeHomes(), retry_s=RETRY_S, alarm=lambda name, text: None)
+    queue = Queue(store, FakeHomes(), retry_s=RETRY_S, notices=NOTICES, alarm=lambda name, text: None)
     if verb == "keep":
         await keep_accepting(queue)
     elif verb == "few":

@@ -21,7 +21,16 @@ from mailfront.queue.rows import QueuedRecipient, RecipientState
 from mailfront.queue.views import QueueViews
 from mailfront.store.audit_rows import latest_audits
 from mailfront.store.writer import Store
-from tests.support.queue_rows import RETRY_S, A, FakeHomes, message_id, open_store, queued_message, queued_recipient
+from tests.support.queue_rows import (
+    NOTICES,
+    RETRY_S,
+    A,
+    FakeHomes,
+    message_id,
+    open_store,
+    queued_message,
+    queued_recipient,
+)
 
 
 @dataclass
@@ -55,7 +64,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     clock = ManualClock()
     store = open_store(tmp_path, clock)
     homes = FakeHomes()
-    queue = Queue(store, homes, retry_s=RETRY_S, alarm=lambda *_: None)
+    queue = Queue(store, homes, retry_s=RETRY_S, notices=NOTICES, alarm=lambda *_: None)
     await queue.load()
     views = QueueViews(store, homes)
     yield Bench(clock, store, queue, QueueService(views, QueueOperations(queue, views), clock), tmp_path)

@@ -94,6 +94,7 @@ class HintsOnly:
         body: BodyRef,
         recipients: Sequence[QueuedRecipient],
         hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
+        refused: Sequence[QueuedRecipient] = (),
     ) -> None:
         raise AssertionError("a fan-out keeps nothing")
 

@@ -66,6 +66,7 @@ class NotedQueue:
         self.works = works
         self.is_open = is_open
         self.rows: list[QueuedRecipient] = []
+        self.refused: list[QueuedRecipient] = []
         self.superseded: list[tuple[NodeId, NodeId]] = []
 
     def gate_is_open(self, size_bytes: int) -> bool:
@@ -77,10 +78,12 @@ class NotedQueue:
         body: BodyRef,
         recipients: Sequence[QueuedRecipient],
         hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
+        refused: Sequence[QueuedRecipient] = (),
     ) -> None:
         if not self.works:
             raise Unavailable("disk full")
         self.rows += recipients
+        self.refused += refused
         self.superseded += hints_superseded
 
     async def settle(self, message_id: MessageId, outcomes: Mapping[int, Outcome]) -> None:
@@ -134,7 +137,7 @@ async def answers_of(
         ([DELIVERED, FULL], "250 2.0.0 ID queued", [RecipientState.WAITING]),
         ([AWAY, AWAY], "250 2.0.0 ID queued", [RecipientState.WAITING, RecipientState.WAITING]),
         ([FULL, AWAY], "250 2.0.0 ID queued", [RecipientState.WAITING, RecipientState.WAITING]),
-        ([DELIVERED, CLOSED], "250 2.0.0 ID queued", [RecipientState.HELD]),
+        ([DELIVERED, CLOSED], "250 2.0.0 ID queued", []),
         ([LOST, DELIVERED], "250 2.0.0 ID queued", [RecipientState.UNKNOWN]),
         ([HandedOff(S2, S1), DELIVERED], "250 2.0.0 ID queued", []),
     ],

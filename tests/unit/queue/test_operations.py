@@ -13,6 +13,7 @@ from mailfront.mail.names import MailboxKey
 from mailfront.mail.outcome import Delivered, Unknown
 from mailfront.mail.reply import reply
 from mailfront.queue.handoff_rows import HandoffTable
+from mailfront.queue.lifetimes import Lifetimes
 from mailfront.queue.operations import Order, QueueOperations, Verb, VerbResult
 from mailfront.queue.queue import Queue
 from mailfront.queue.rows import RecipientState
@@ -22,6 +23,7 @@ from mailfront.store.audit_rows import latest_audits
 from mailfront.store.queue_queries import Selector
 from mailfront.store.writer import Store
 from tests.support.queue_rows import (
+    NOTICES,
     RETRY_S,
     A,
     B,
@@ -50,7 +52,7 @@ async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
 
 @pytest.fixture
 def queue(store: Store) -> Queue:
-    return Queue(store, _HOMES, retry_s=RETRY_S, alarm=lambda name, text: None, chance=lambda: 0.5)
+    return Queue(store, _HOMES, retry_s=RETRY_S, notices=NOTICES, alarm=lambda name, text: None, chance=lambda: 0.5)
 
 
 @pytest.fixture
@@ -211,6 +213,7 @@ _EXPECTED = {
     Verb.RETRY: ([1, 3, 5, 7], {"2": "active at a", "4": "it is held", "6": "it is quarantined"}),
     Verb.HOLD: ([1, 3, 5, 6], {"2": "active at a", "4": "it is held", "7": "handed-off at b"}),
     Verb.RELEASE: ([4, 6], {"1": "it is not held", "2": "active at a", "3": "it is not held", "5": "it is unknown"}),
+    Verb.BOUNCE: ([1, 3, 4, 5, 6], {"2": "active at a", "7": "handed-off at b"}),
     Verb.DELETE: ([1, 3, 4, 5, 6], {"2": "active at a", "7": "handed-off at b"}),
 }
 
@@ -304,12 +307,13 @@ async def test_a_row_that_became_active_is_left_alone(filled: Queue, operations:
     await filled.settle(message_id(1), {0: Delivered(A, reply(250, "2.0.0", "ok"))})
 
 
-async def test_an_expired_row_can_be_released(filled: Queue, operations: QueueOperations, clock: ManualClock) -> None:
-    """What was held because its lifetime was over gets one more try, and is held again if that fails."""
+async def test_a_held_row_outlives_its_lifetime(filled: Queue, operations: QueueOperations, clock: ManualClock) -> None:
+    """What an administrator holds does not expire; released, it gets one more try."""
+    await _run(operations, Verb.HOLD, Selector(ids=(message_id(1),)))
     clock.advance(500_000.0)
-    await filled.expire()
+    await Lifetimes(filled).expire()
     await _run(operations, Verb.RELEASE, Selector(ids=(message_id(1),)))
     claimed = await filled.claim(A, limit=5, owner="me")
     assert [one.message.id for one in claimed] == [message_id(1)]
     await filled.settle(message_id(1), {0: Unknown(A, "lost")}, attempts={0: 2})
-    assert await filled.expire() == 0
+    assert await Lifetimes(filled).expire() == 0

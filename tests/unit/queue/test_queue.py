@@ -13,8 +13,10 @@ from mailfront.base.clock import ManualClock
 from mailfront.mail.body import PIECE_BYTES, MemoryBody, PrefixedBody
 from mailfront.mail.envelope import RecipientOptions
 from mailfront.mail.names import MailboxKey
+from mailfront.mail.next_hop import RESOLVE
 from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, HandedOff, Unknown
 from mailfront.mail.reply import reply
+from mailfront.queue.lifetimes import Lifetimes
 from mailfront.queue.queue import Queue
 from mailfront.queue.rows import QueuedRecipient, RecipientState
 from mailfront.queue.views import QueueViews
@@ -22,6 +24,8 @@ from mailfront.store import message_rows, recipient_rows
 from mailfront.store.errors import CorruptBody, StoreFailed
 from mailfront.store.writer import Connection, Store
 from tests.support.queue_rows import (
+    HOPS,
+    NOTICES,
     RETRY_S,
     A,
     B,
@@ -64,8 +68,9 @@ def queue(store: Store, alarms: list[tuple[str, str]]) -> Queue:
 def _queue(store: Store, alarms: list[tuple[str, str]], homes: FakeHomes | None = None) -> Queue:
     return Queue(
         store,
-        homes or FakeHomes(),
+        homes or FakeHomes(pins=HOPS),
         retry_s=RETRY_S,
+        notices=NOTICES,
         alarm=lambda name, text: alarms.append((name, text)),
         chance=lambda: 0.5,
     )
@@ -203,15 +208,19 @@ async def test_unknown_is_claimed_first_and_only_at_its_node(queue: Queue, clock
     assert await _state(queue) == "done"
 
 
-async def test_a_refusal_is_held_with_an_alarm(queue: Queue, alarms: list[tuple[str, str]]) -> None:
-    """Failed is not dropped: it is held, and somebody is told."""
+async def test_a_refusal_becomes_a_notice(queue: Queue, alarms: list[tuple[str, str]]) -> None:
+    """Failed is not dropped: the row goes in the transaction that brings the notice to its sender."""
     await _accept(queue, 1, queued_recipient(0, "ana", 0))
     await queue.claim(A, limit=5, owner="me")
     await queue.settle(message_id(1), {0: Failed(reply(550, "5.7.1", "no"), A)}, attempts={0: 2})
-    (row,) = await _rows(queue)
-    assert row.state is RecipientState.HELD
-    assert [name for name, _ in alarms] == ["queue.refused"]
-    assert "ana@example.edu" in alarms[0][1]
+    assert await _state(queue) == "done"
+    (claimed,) = await queue.claim(RESOLVE, limit=5, owner="me")
+    assert claimed.message.reverse_path is None
+    assert [row.address for row in claimed.recipients] == ["sender@out.example"]
+    text = b"".join(queue.body(claimed.message).pieces())
+    assert b"Final-Recipient: rfc822; ana@example.edu" in text
+    assert b"Diagnostic-Code: smtp; 550 5.7.1 no" in text
+    assert alarms == []
 
 
 async def test_partial_results_keep_the_rest(queue: Queue) -> None:
@@ -286,18 +295,21 @@ async def test_a_late_success_of_a_lapsed_attempt_counts(queue: Queue, clock: Ma
     assert await queue.claim(A, limit=5, owner="me") == []
 
 
-async def test_expired_rows_are_held(queue: Queue, clock: ManualClock, alarms: list[tuple[str, str]]) -> None:
-    """After its lifetime mail is held and reported, also mail of a node that nobody visits."""
+async def test_expired_rows_become_notices(queue: Queue, clock: ManualClock) -> None:
+    """After its lifetime mail is given up and its sender told, also mail of a node that nobody visits."""
     await _accept(queue, 1, queued_recipient(0, "ana", 0), queued_recipient(1, "bob", 1))
     await queue.claim(A, limit=5, owner="me")
     clock.advance(432_001.0)
-    assert await queue.expire() == 1
-    assert await queue.expire() == 0
-    states = {row.address: row.state for row in await _rows(queue)}
-    assert states == {"ana@example.edu": RecipientState.ACTIVE, "bob@example.edu": RecipientState.HELD}
+    assert await Lifetimes(queue).expire() == 1
+    assert await Lifetimes(queue).expire() == 0
+    assert {row.address: row.state for row in await _rows(queue)} == {"ana@example.edu": RecipientState.ACTIVE}
     await queue.settle(message_id(1), {0: _DOWN}, attempts={0: 2})
-    assert {row.state for row in await _rows(queue)} == {RecipientState.HELD}
-    assert [name for name, _ in alarms] == ["queue.expired", "queue.expired"]
+    assert await _state(queue) == "done"
+    notices = await queue.claim(RESOLVE, limit=5, owner="me")
+    texts = [b"".join(queue.body(each.message).pieces()) for each in notices]
+    for user in (b"ana", b"bob"):
+        assert sum(b"Final-Recipient: rfc822; %s@example.edu" % user in text for text in texts) == 1
+    assert all(b"Status: 4." in text for text in texts)
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES])

@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from mailfront.mail.envelope import RecipientOptions
 from mailfront.mail.names import NodeId
+from mailfront.mail.next_hop import RELAY
 from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, HandedOff, Outcome, Unknown
 from mailfront.mail.reply import reply
-from mailfront.queue.results import RowResult, counts_for, result_of
+from mailfront.queue.dsn import NoticeKind
+from mailfront.queue.results import RowResult, counts_for, expired, result_of
 from mailfront.queue.rows import RecipientState
 from tests.support.queue_rows import A, B, queued_recipient
 
@@ -40,21 +43,42 @@ def test_deferred_waits_by_its_attempt_number() -> None:
     }
 
 
-def test_deferred_past_its_lifetime_is_held_with_an_alarm() -> None:
-    """Expired mail is never dropped and never bounced by this version."""
+def test_deferred_past_its_lifetime_is_given_up() -> None:
+    """Expired mail ends with a notice that quotes the last answer."""
     result = _result(_BUSY, now_s=9000.0)
-    assert result.alarm == "expired"
-    assert result.values is not None
-    assert (result.values["state"], result.values["reason"]) == ("held", "expired")
+    assert result.values is None
+    assert result.ended is not None
+    assert (result.ended.status, result.ended.diagnostic) == ("4.2.2", "452 4.2.2 over quota")
 
 
-def test_failed_is_held_with_the_nodes_word() -> None:
-    """A permanent refusal after acceptance waits for a person."""
+def test_failed_ends_with_the_nodes_word() -> None:
+    """A permanent refusal after acceptance is told to the sender."""
     result = _result(Failed(reply(550, "5.7.1", "no thanks"), A))
-    assert result.alarm == "refused"
-    assert result.values is not None
-    assert result.values["state"] == "held"
-    assert result.values["last_reply"] == "550 5.7.1 no thanks"
+    assert result.values is None
+    assert result.ended is not None
+    assert (result.ended.kind, result.ended.status) == (NoticeKind.FAILED, "5.7.1")
+    assert result.ended.diagnostic == "550 5.7.1 no thanks"
+
+
+@pytest.mark.parametrize(
+    ("node", "notifies", "notify", "kind"),
+    [
+        (A, False, "SUCCESS,FAILURE", NoticeKind.DELIVERED),
+        (RELAY, False, "SUCCESS", NoticeKind.RELAYED),
+        (RELAY, True, "SUCCESS", None),
+        (A, False, "FAILURE", None),
+        (A, False, None, None),
+    ],
+)
+def test_success_is_told_where_it_was_asked_for(
+    node: NodeId, notifies: bool, notify: str | None, kind: NoticeKind | None
+) -> None:
+    """Only who asked hears of a delivery, and not from us where the next hop has taken that over."""
+    row = replace(_ROW, options=RecipientOptions(notify=notify))
+    outcome = Delivered(node, reply(250, "2.0.0", "ok"), notifies)
+    result = result_of(row, outcome, now_s=0.0, expires_s=9000.0, retry_s=(60.0,), chance=0.5)
+    assert result.values is None
+    assert (result.ended.kind if result.ended else None) == kind
 
 
 def test_unknown_stays_bound_to_its_node() -> None:
@@ -91,9 +115,7 @@ def test_result_of_an_earlier_attempt_counts_for_nothing() -> None:
     assert counts_for(_ROW, _BUSY, None)
 
 
-def test_node_names_in_reasons() -> None:
-    """A refusal of ours has no node."""
-    result = _result(Failed(reply(550, "5.6.7", "no smtputf8 there"), None))
-    assert result.values is not None
-    assert result.values["reason"].startswith("we refused")
-    assert NodeId("a") not in result.values["reason"].split()
+def test_a_row_of_unknown_outcome_may_have_arrived() -> None:
+    """Who is told that a message was given up hears also that nobody knows for sure."""
+    assert expired(replace(_ROW, state=RecipientState.UNKNOWN), "lost").maybe_delivered
+    assert not expired(_ROW, "451 4.4.1 away").maybe_delivered

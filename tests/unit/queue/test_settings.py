@@ -29,7 +29,7 @@ def test_from_a_file() -> None:
         {"retry": [60]},
         {"lifetime": "1s"},
         {"store": "elsewhere"},
-        {"double_bounce": "x@example.edu"},
+        {"double_bounce": "postmaster"},
     ],
 )
 def test_refused(values: dict[str, object]) -> None:

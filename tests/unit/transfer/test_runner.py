@@ -21,7 +21,16 @@ from mailfront.queue.rows import QueuedRecipient, RecipientState
 from mailfront.store import recipient_rows
 from mailfront.store.writer import Store
 from mailfront.transfer.runner import QueueRunner
-from tests.support.queue_rows import RETRY_S, A, FakeHomes, message_id, open_store, queued_message, queued_recipient
+from tests.support.queue_rows import (
+    NOTICES,
+    RETRY_S,
+    A,
+    FakeHomes,
+    message_id,
+    open_store,
+    queued_message,
+    queued_recipient,
+)
 
 TAKEN = Delivered(A, reply(250, "2.0.0", "saved"))
 
@@ -71,7 +80,7 @@ async def rows_of(store: Store) -> Sequence[QueuedRecipient]:
 
 async def test_our_own_fault_leaves_no_row_active(store: Store, clock: ManualClock) -> None:
     """What was delivered before is done; the rest is of unknown outcome, since its lease would be renewed for ever."""
-    queue = Queue(store, FakeHomes(nodes=(A,)), retry_s=RETRY_S, alarm=lambda name, text: None)
+    queue = Queue(store, FakeHomes(nodes=(A,)), retry_s=RETRY_S, notices=NOTICES, alarm=lambda name, text: None)
     recipients = [queued_recipient(number, "ana", 5) for number in (0, 1)]  # one mailbox: two transactions
     await queue.accept(queued_message(1, clock.wall_s()), MemoryBody(b"x: y\r\n"), recipients)
     delivery = ScriptedDelivery(taken_count=1)
