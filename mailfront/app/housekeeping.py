@@ -2,7 +2,7 @@
 
 | every | what |
 |---|---|
-| 30 s | renew the leases of this process, lapse those that nobody renews, hold what expired |
+| 30 s | renew the leases of this process, lapse those that nobody renews, give up and warn (`queue.lifetimes`) |
 | 60 s | index and remove event files |
 | 10 min | sweep orphans and tombstones |
 
@@ -17,6 +17,7 @@ from mailfront.config.model import Configuration
 from mailfront.observe import event_files
 from mailfront.observe.log import emit, get
 from mailfront.queue.handoff_rows import HandoffTable
+from mailfront.queue.lifetimes import Lifetimes
 from mailfront.queue.queue import Queue
 from mailfront.store.writer import Store
 
@@ -46,6 +47,7 @@ class Housekeeping:
         self._config = config
         self._owner = owner
         self._wake = wake
+        self._lifetimes = Lifetimes(queue)
 
     async def run(self) -> None:
         """Keep house until cancelled."""
@@ -71,7 +73,9 @@ class Housekeeping:
         if lapsed := await self._queue.lapse():
             emit("queue_lapsed", rows_count=lapsed)
             self._wake()
-        await self._queue.expire()
+        for page in (self._lifetimes.expire, self._lifetimes.warn):
+            while await page():
+                self._wake()
 
     async def _events(self) -> None:
         server = self._config.server

@@ -27,6 +27,7 @@ from mailfront.app.child import watch_lifeline
 from mailfront.app.health_watch import HealthWatch
 from mailfront.app.homes import MapHomes
 from mailfront.app.housekeeping import Housekeeping
+from mailfront.app.next_hops import make_next_hops, next_hops, notice_policy
 from mailfront.app.nodes import NodeEvidence, endpoints, keeper_connections
 from mailfront.app.process_log import start_process_log
 from mailfront.app.worker import KEEPER_SOCKET
@@ -38,6 +39,7 @@ from mailfront.base.tasks import cancel_and_wait, spawn
 from mailfront.cluster.registry import PlacementRegistry
 from mailfront.config.load import parse
 from mailfront.config.model import Configuration
+from mailfront.delivery.relay import Relay
 from mailfront.delivery.transaction import Delivery
 from mailfront.directory.directory import Directory
 from mailfront.directory.settings import LdapSettings
@@ -81,7 +83,8 @@ class Keeper:
         self._peers_count = 0
         self._owner = owner_of(os.getpid())
         context = node_context(config.node_tls)
-        lease_s = lease_for(config.delivery.final_timeout)
+        final_timeout_s = max(config.delivery.final_timeout, config.outbound.final_timeout)
+        lease_s = lease_for(final_timeout_s)
         self._directory = Directory(
             config.directory, state_dir=config.server.state_dir, clock=clock, keeps_snapshot=True
         )
@@ -93,12 +96,18 @@ class Keeper:
             evidence=NodeEvidence(registry.states, clock, self._health),
         )
         self._queue = Queue(
-            store, MapHomes(registry.map), retry_s=config.queue.retry, alarm=self._health.raise_alarm, lease_s=lease_s
+            store,
+            MapHomes(registry.map, next_hops(config)),
+            retry_s=config.queue.retry,
+            alarm=self._health.raise_alarm,
+            notices=notice_policy(config),
+            lease_s=lease_s,
         )
         self._handoffs = HandoffTable(store, retry_s=config.queue.retry, lease_s=lease_s)
         self._imap = _node_imap(config, context)
         nodes = [NodeId(node.id) for node in config.node]
         self._prober = Prober(nodes, registry.states, self._delivery, self._imap, clock, config.storage.handoff_mailbox)
+        self._relay = Relay(config.outbound, client_name=config.server.hostname) if config.outbound.smarthost else None
         self._runner = QueueRunner(
             self._queue,
             self._delivery,
@@ -108,8 +117,9 @@ class Keeper:
             owner=self._owner,
             # New mail keeps half of what the runner is told, so this is exactly the keeper's own connections.
             slots={NodeId(node.id): 2 * keeper_connections(node) for node in config.node},
+            hops=make_next_hops(config, self._queue, self._directory, registry, self._health, self._relay),
             lease_s=lease_s,
-            final_timeout_s=config.delivery.final_timeout,
+            final_timeout_s=final_timeout_s,
         )
         self._drain, self._scan = self._make_drain(nodes)
         self._channel = ChannelServer(
@@ -125,6 +135,7 @@ class Keeper:
             self._health,
             self._prober,
             self._delivery,
+            hops=next_hops(config),
             wake=self._wake,
         )
         self._watch = HealthWatch(self._health, registry, store, self._directory, self._handoffs, config)
@@ -243,6 +254,8 @@ class Keeper:
         self._channel.close()
         await self._service.close()
         await self._delivery.close(1.0)
+        if self._relay is not None:
+            await self._relay.close()
         await self._directory.close()
         await self._store.close()
 

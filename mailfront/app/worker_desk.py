@@ -5,7 +5,7 @@ at every change and every 5 seconds, so that a worker knows that the keeper is a
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,11 @@ class WorkerDesk:
         prober: Prober,
         delivery: Delivery,
         *,
+        hops: Collection[NodeId],
         wake: Callable[[], None],
     ) -> None:
         self._channel = channel
+        self._hops = hops
         self._registry = registry
         self._queue = queue
         self._handoffs = handoffs
@@ -94,7 +96,7 @@ class WorkerDesk:
             for page in (pages := self._registry.take_push()):
                 self._channel.push("map", page)
             if pages:
-                self._queue.pending.set_homes(MapHomes(self._registry.map))
+                self._queue.pending.set_homes(MapHomes(self._registry.map, self._hops))
             if self._changed.is_set() or loop.time() - states_told_s >= STATES_EVERY_S:
                 self._changed.clear()
                 states_told_s = loop.time()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from mailfront.cluster.settings import NodeSettings, StorageSettings, node_problems
 from mailfront.config.settings import LimitsSettings, ServerSettings
+from mailfront.delivery.outbound_settings import OutboundSettings
 from mailfront.delivery.settings import DeliverySettings
 from mailfront.directory.settings import LdapSettings, StaticSettings
 from mailfront.intake.settings import DomainsSettings, IntakeSettings, PostmasterSettings
@@ -40,6 +41,7 @@ class Sections:
     intake: IntakeSettings | None
     delivery: DeliverySettings | None
     queue: QueueSettings | None
+    outbound: OutboundSettings | None
     limits: LimitsSettings | None
     tls_is_there: bool
 

@@ -25,8 +25,6 @@ LATER = frozenset(
         "filter",
         "listen[].auth",
         "login",
-        "outbound",
-        "queue.double_bounce",
         "storage.takeover",
     }
 )

@@ -5,6 +5,7 @@ from pydantic import Field
 from mailfront.base.settings import Settings
 from mailfront.cluster.settings import NodeSettings, StorageSettings
 from mailfront.config.settings import LimitsSettings, ServerSettings
+from mailfront.delivery.outbound_settings import OutboundSettings
 from mailfront.delivery.settings import DeliverySettings
 from mailfront.directory.settings import DirectorySettings
 from mailfront.intake.settings import DomainsSettings, IntakeSettings, PostmasterSettings
@@ -27,4 +28,5 @@ class Configuration(Settings):
     intake: IntakeSettings = IntakeSettings()
     delivery: DeliverySettings = DeliverySettings()
     queue: QueueSettings = QueueSettings()
+    outbound: OutboundSettings = OutboundSettings()
     limits: LimitsSettings = LimitsSettings()

@@ -10,8 +10,8 @@ store's gate is shut.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from mailfront.base.backoff import exponential_s
@@ -25,12 +25,14 @@ from mailfront.delivery.transaction import Delivery, LmtpRecipient, LmtpTransact
 from mailfront.mail.address import parse_path
 from mailfront.mail.body import BodyRef
 from mailfront.mail.names import NodeId
+from mailfront.mail.next_hop import is_next_hop
 from mailfront.mail.outcome import Blame, Deferred, Delivered, Outcome, Unknown
 from mailfront.observe.log import emit, get
 from mailfront.queue.queue import Queue
 from mailfront.queue.rows import Claimed, QueuedMessage, QueuedRecipient
 from mailfront.queue.schedule import Window, queue_slots, turns
 from mailfront.store.errors import CorruptBody
+from mailfront.transfer.hops import HopPause, NextHop
 from mailfront.transfer.unknown import after_sending, without_sending
 
 SLOT_WAIT_S = 30.0
@@ -61,6 +63,8 @@ class _Lane:
     in_use: int = 0
     returned_s: float | None = None
     was_up: bool = True
+    hop: NextHop | None = None
+    pause: HopPause = field(default_factory=HopPause)
 
 
 class QueueRunner:
@@ -79,6 +83,7 @@ class QueueRunner:
         *,
         owner: str,
         slots: Mapping[NodeId, int],
+        hops: Mapping[NodeId, tuple[NextHop, int]] | None = None,
         lease_s: float,
         final_timeout_s: float,
     ) -> None:
@@ -89,6 +94,9 @@ class QueueRunner:
         self._clock = clock
         self._owner = owner
         self._lanes = {node: _Lane(Window(most=most)) for node, most in slots.items()}
+        for name, (hop, most) in (hops or {}).items():
+            # Nobody else sends there: all of it is the queue's.
+            self._lanes[name] = _Lane(Window(most=2 * most), hop=hop)
         self._lease_s = lease_s
         self._final_timeout_s = final_timeout_s
         self._wake = asyncio.Event()
@@ -117,7 +125,7 @@ class QueueRunner:
                 failures_count += 1
                 log.warning("the queue cannot be read", reason=str(error))
             now_s = self._clock.wall_s()
-            up = [node for node in self._lanes if self._states.is_up(node, Service.LMTP)]
+            up = [node for node, lane in self._lanes.items() if self._is_up(node, lane)]
             sleep_s = min(LONGEST_SLEEP_S, max(0.05, self._queue.pending.next_due_s(up) - now_s))
             if failures_count:
                 sleep_s = exponential_s(failures_count, first_s=0.5, most_s=MOST_RETRY_S)
@@ -139,7 +147,7 @@ class QueueRunner:
         now_s, monotonic_s = self._clock.wall_s(), self._clock.monotonic_s()
         for node in turns(list(self._lanes), self._last):
             lane = self._lanes[node]
-            is_up = self._states.is_up(node, Service.LMTP)
+            is_up = self._is_up(node, lane)
             if is_up and not lane.was_up:
                 lane.returned_s = monotonic_s
                 self._queue.pending.kick(node, now_s)
@@ -156,6 +164,13 @@ class QueueRunner:
                 self._attempts.add(task)
                 task.add_done_callback(self._attempts.discard)
 
+    def _is_up(self, node: NodeId, lane: _Lane) -> bool:
+        if lane.hop is not None:
+            # One that fails gets one attempt at a time, at the end of its pause.
+            now_s = self._clock.monotonic_s()
+            return lane.pause.may_try(now_s) and not (lane.pause.is_failing and lane.in_use)
+        return self._states.is_up(node, Service.LMTP)
+
     async def _try(self, node: NodeId, lane: _Lane, claimed: Claimed) -> None:
         """One claimed message to one node, to the committed end. The lease is renewed as long as this process lives, so
         the rows must not stay active whatever happens here."""
@@ -167,10 +182,13 @@ class QueueRunner:
                 log.error("a queued message failed by our fault", id=claimed.message.id, node=node, exc_info=error)
                 doubt = Unknown(node, "our fault: nobody knows how far it came")
                 outcomes = {row.number: outcomes.get(row.number, doubt) for row in claimed.recipients}
-            if any(isinstance(outcome, Delivered) for outcome in outcomes.values()):
-                lane.window = lane.window.succeeded()
-            elif any(_is_node_trouble(outcome) for outcome in outcomes.values()):
+            if any(_is_node_trouble(outcome) for outcome in outcomes.values()):
                 lane.window = lane.window.node_failed()
+                lane.pause.failed(self._clock.monotonic_s())
+            elif lane.hop is not None or any(isinstance(outcome, Delivered) for outcome in outcomes.values()):
+                lane.window = lane.window.succeeded()
+                if lane.pause.worked():
+                    self._queue.pending.kick(node, self._clock.wall_s())
             await self._settle(claimed, outcomes)
         finally:
             lane.in_use -= 1
@@ -178,14 +196,19 @@ class QueueRunner:
 
     async def _attempt(self, node: NodeId, claimed: Claimed, outcomes: dict[int, Outcome]) -> None:
         """Fill in the outcomes as they become known."""
+        hop = self._lanes[node].hop
         there = await self._search_for(node, claimed) if claimed.was_unknown else {}
         for row in claimed.recipients:
             if row.number in there:
-                outcome = without_sending(
-                    there[row.number], node, can_search=self._search.can_search, attempts=row.attempts
-                )
+                can_search = hop is None and self._search.can_search
+                outcome = without_sending(there[row.number], node, can_search=can_search, attempts=row.attempts)
                 if outcome is not None:
                     outcomes[row.number] = outcome
+        if hop is not None:
+            left = replace(claimed, recipients=tuple(row for row in claimed.recipients if row.number not in outcomes))
+            for number, outcome in (await self._hand_on(hop, left)).items():
+                outcomes[number] = after_sending(there.get(number, False), outcome, node)
+            return
         for batch in _without_doubles([row for row in claimed.recipients if row.number not in outcomes]):
             for number, outcome in (await self._deliver(node, claimed.message, batch)).items():
                 outcomes[number] = after_sending(there.get(number, False), outcome, node)
@@ -194,7 +217,9 @@ class QueueRunner:
         """Search the mailboxes of rows whose outcome is unknown: see `MailboxSearch.find`."""
         answers: dict[int, bool | None] = {}
         for row in claimed.recipients:
-            there = await self._search.find(node, row.node_user, claimed.message.id, claimed.message.arrived_s)
+            there = None
+            if not is_next_hop(node):
+                there = await self._search.find(node, row.node_user, claimed.message.id, claimed.message.arrived_s)
             answers[row.number] = there
             emit(
                 "queue_resolved",
@@ -209,19 +234,12 @@ class QueueRunner:
     async def _deliver(
         self, node: NodeId, message: QueuedMessage, rows: Sequence[QueuedRecipient]
     ) -> dict[int, Outcome]:
-        began_s = self._clock.monotonic_s()
-
-        async def lease_is_long_enough() -> None:
-            left_s = self._lease_s - (self._clock.monotonic_s() - began_s)
-            if left_s <= self._final_timeout_s:
-                raise Unavailable("the lease is too short to wait for the node's answer")
-
         body = _WatchedBody(self._queue.body(message))
         attempt = self._delivery.start(
             node,
             transaction_of(message, rows, body),
             slot_wait_s=SLOT_WAIT_S,
-            before_dot=lease_is_long_enough,
+            before_dot=self._lease_check(),
             source="queue",
             attempt=max(row.attempts for row in rows),
         )
@@ -234,6 +252,25 @@ class QueueRunner:
             await self._queue.set_aside(message.id, body.problem)
             return {}
         return {row.number: outcome for row, outcome in zip(rows, outcomes, strict=True)}
+
+    async def _hand_on(self, hop: NextHop, claimed: Claimed) -> Mapping[int, Outcome]:
+        body = _WatchedBody(self._queue.body(claimed.message))
+        try:
+            return await hop.attempt(claimed, body, self._lease_check())
+        except CorruptBody:
+            await self._queue.set_aside(claimed.message.id, body.problem)
+            return {}
+
+    def _lease_check(self) -> Callable[[], Awaitable[None]]:
+        """A claim's last check before the final dot: raises Unavailable if its lease would not outlast the answer."""
+        began_s = self._clock.monotonic_s()
+
+        async def lease_is_long_enough() -> None:
+            left_s = self._lease_s - (self._clock.monotonic_s() - began_s)
+            if left_s <= self._final_timeout_s:
+                raise Unavailable("the lease is too short to wait for the node's answer")
+
+        return lease_is_long_enough
 
     async def _settle(self, claimed: Claimed, outcomes: Mapping[int, Outcome]) -> None:
         """Commit the outcomes, however often it takes."""

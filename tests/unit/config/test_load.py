@@ -98,8 +98,6 @@ def test_all_mistakes_are_told_at_once_with_their_places() -> None:
     [
         ('[login]\nauth = "directory"\n', "login"),
         ('[[filter]]\nname = "x"\n', "filter"),
-        ('[outbound]\nsmarthost = "relay:25"\n', "outbound"),
-        ('[queue]\ndouble_bounce = "x"\n', "queue.double_bounce"),
         ("[directory.groups]\n", "directory.groups"),
     ],
 )

@@ -1,0 +1,110 @@
+"""The next hops of the keeper's queue, made from the configuration: the smarthost, and the look-up of addresses.
+
+The look-up asks for mail that is in the queue already, by the same rules as at RCPT: an address of a domain that is not
+ours goes to the smarthost, everything else is `intake.Recipients`' word.
+"""
+
+from mailfront.app.admin_verbs import checked_address
+from mailfront.base.errors import Unavailable
+from mailfront.cluster.placement import Placement
+from mailfront.cluster.registry import PlacementRegistry
+from mailfront.config.model import Configuration
+from mailfront.delivery.relay import Relay
+from mailfront.directory.answers import DirectoryRecord
+from mailfront.directory.directory import Directory
+from mailfront.intake.recipients import Alarms, Recipients
+from mailfront.mail.address import Address
+from mailfront.mail.envelope import NO_OPTIONS
+from mailfront.mail.names import NodeId, NodeUser
+from mailfront.mail.next_hop import NEXT_HOP_BUCKET, RELAY, RESOLVE, next_hop_key
+from mailfront.mail.reply import Reply
+from mailfront.queue.dsn import Reporter
+from mailfront.queue.notices import NoticePolicy
+from mailfront.queue.queue import Queue
+from mailfront.transfer.hops import NextHop
+from mailfront.transfer.outbound import Smarthost
+from mailfront.transfer.resolver import Resolver, Whereabouts
+
+LOOK_UPS_AT_ONCE = 8
+"""Notices whose readers are looked up in the directory at a time."""
+
+
+class KeeperPlacer:
+    """Intake's `Placer` in the process that owns the map."""
+
+    def __init__(self, registry: PlacementRegistry) -> None:
+        self._registry = registry
+
+    async def locate(self, record: DirectoryRecord) -> Placement:
+        """The home. A first placement is remembered before it is used. Raises Unavailable."""
+        current, key = self._registry.map, record.key
+        if current.first_placements and key not in current.pins:
+            pinned = await self._registry.pin_first(key, record.host)
+            return self._registry.map.place(key) if pinned is None else self._registry.map.place_at(key, pinned)
+        return current.place(key)
+
+
+class AddressLookUp:
+    """The resolver's question. Called from one event loop."""
+
+    def __init__(self, recipients: Recipients, local_domains: frozenset[str]) -> None:
+        self._recipients = recipients
+        self._local_domains = local_domains
+
+    async def __call__(self, address: Address) -> Whereabouts | Reply:
+        """Where mail for it goes, or the reply that refuses it. Raises Unavailable if the directory cannot say."""
+        if address.domain and address.domain not in self._local_domains:
+            return Whereabouts(
+                mailbox_key=next_hop_key(RELAY), bucket=NEXT_HOP_BUCKET, node_user=NodeUser(str(address))
+            )
+        target = await self._recipients.resolve(address, NO_OPTIONS)
+        if isinstance(target, Reply):
+            if target.enhanced == "4.4.3":
+                raise Unavailable(target.text)
+            return target
+        return Whereabouts(mailbox_key=target.mailbox_key, bucket=target.placement.bucket, node_user=target.node_user)
+
+
+def next_hops(config: Configuration) -> frozenset[NodeId]:
+    """Where mail that is for no mailbox can go from here."""
+    return frozenset({RESOLVE, RELAY} if config.outbound.smarthost else {RESOLVE})
+
+
+def make_next_hops(
+    config: Configuration,
+    queue: Queue,
+    directory: Directory,
+    registry: PlacementRegistry,
+    alarms: Alarms,
+    relay: Relay | None,
+) -> dict[NodeId, tuple[NextHop, int]]:
+    """The hops of `next_hops`, each with the most attempts at a time."""
+    storage, local_domains = config.storage, frozenset(config.domains.local)
+    recipients = Recipients(
+        directory,
+        KeeperPlacer(registry),
+        alarms,
+        local_domains=local_domains,
+        postmaster=checked_address(config.postmaster.address),
+        node_user=storage.node_user,
+        handoff_mailbox=None if storage.handoff_mailbox is None else checked_address(storage.handoff_mailbox),
+    )
+    look_up = AddressLookUp(recipients, local_domains)
+    hops: dict[NodeId, tuple[NextHop, int]] = {RESOLVE: (Resolver(queue, look_up), LOOK_UPS_AT_ONCE)}
+    if relay is not None:
+        hops[RELAY] = (Smarthost(relay), config.outbound.connections)
+    return hops
+
+
+def notice_policy(config: Configuration) -> NoticePolicy:
+    """How senders are told what became of their mail."""
+    queue = config.queue
+    return NoticePolicy(
+        reporter=Reporter(
+            hostname=config.server.hostname, postmaster=config.postmaster.address, language=queue.notice_language
+        ),
+        lifetime_s=queue.lifetime,
+        warn_after_s=queue.warn_after,
+        double_bounce=queue.double_bounce,
+        warn_networks=queue.warn_networks,
+    )
