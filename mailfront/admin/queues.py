@@ -26,6 +26,7 @@ _EVENTS = {
     Verb.RETRY: "queue_retried",
     Verb.HOLD: "queue_held",
     Verb.RELEASE: "queue_released",
+    Verb.BOUNCE: "queue_bounced",
     Verb.DELETE: "queue_deleted",
 }
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 _SHOWN_DESTINATIONS = 20
-_PAST = {"retry": "will be tried now", "hold": "held", "release": "released", "delete": "deleted"}
+_PAST = {"retry": "will be tried now", "hold": "held", "release": "released", "bounce": "bounced", "delete": "deleted"}
 
 
 @click.group(cls=Noun)
@@ -200,6 +200,17 @@ def hold(**options: Any) -> None:
 def release(**options: Any) -> None:
     """Try held recipients again."""
     _change("release", options)
+
+
+@queue.command()
+@_change_options
+@click.option("--yes", is_flag=True, help="Do not ask, even on a terminal.")
+def bounce(yes: bool, **options: Any) -> None:
+    """Give up the selected recipients and tell their senders by a notice. On a terminal it asks first."""
+    if is_interactive() and not (yes or options["dry_run"]):
+        _show_change(_order("bounce", {**options, "dry_run": True}))
+        click.confirm("Bounce these?", abort=True)
+    _change("bounce", options)
 
 
 @queue.command()

@@ -12,7 +12,15 @@ from mailfront.cli import output
 from mailfront.mail.body import MemoryBody
 from mailfront.queue.queue import Queue
 from tests.support.admin_stub import AdminStub, invoke, write_config
-from tests.support.queue_rows import RETRY_S, FakeHomes, message_id, open_store, queued_message, queued_recipient
+from tests.support.queue_rows import (
+    NOTICES,
+    RETRY_S,
+    FakeHomes,
+    message_id,
+    open_store,
+    queued_message,
+    queued_recipient,
+)
 
 ID = message_id(1)
 ROW = {
@@ -178,7 +186,8 @@ def test_a_change_that_hits_only_active_rows_fails(tmp_path: Path) -> None:
         ["queue", "list", "--older", "soon"],
         ["queue", "list", "--limit", "0"],
         ["queue", "show"],
-        ["queue", "bounce", "--everything"],
+        ["queue", "bounce"],
+        ["queue", "redirect", "--everything"],
         ["ring", "plan"],
         ["ring", "apply"],
         ["user", "where", "ana@example.edu"],
@@ -295,7 +304,7 @@ def test_without_a_server_other_verbs_try_later(tmp_path: Path, arguments: list[
 async def _fill(folder: Path) -> None:
     clock = ManualClock()
     store = open_store(folder, clock)
-    queue = Queue(store, FakeHomes(), retry_s=RETRY_S, alarm=lambda *_: None)
+    queue = Queue(store, FakeHomes(), retry_s=RETRY_S, notices=NOTICES, alarm=lambda *_: None)
     await queue.load()
     await queue.accept(queued_message(1, clock.wall_s()), MemoryBody(b"x\r\n"), [queued_recipient(0, "ana", 0)])
     await store.close()

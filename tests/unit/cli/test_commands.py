@@ -18,7 +18,7 @@ VERBS = {
     "run": None,
     "demo": None,
     "config": {"check", "show", "diff"},
-    "queue": {"list", "show", "retry", "hold", "release", "delete", "stats", "check"},
+    "queue": {"list", "show", "retry", "hold", "release", "bounce", "delete", "stats", "check"},
     "trace": None,
     "node": {"list", "drain", "maintenance", "activate"},
     "ring": {"show", "explain"},
