@@ -121,9 +121,13 @@ def breaks_before_the_dot(expected: Expectation) -> bool:
 
 
 def proves_well(cluster: FaultCluster) -> None:
-    """A good message: store1 is tried as before, whatever it did to the last one."""
+    """Good messages reach store1 again, whatever it did to the last ones.
+
+    Not always the first one: each worker counts failures for itself, and the good messages between three of them may
+    all have met the other worker. Then a probe has to bring the node back.
+    """
     case = cluster.case()
-    assert case.send(case.letter("store1")).endswith("delivered")
+    case.wait_until(lambda: case.send(case.letter("store1")).endswith("delivered"), "a delivery")
 
 
 def test_fewer_replies_than_recipients(cluster: FaultCluster, peers: dict[str, ScriptedLmtpPeer]) -> None:
@@ -157,9 +161,9 @@ def test_more_replies_than_recipients(cluster: FaultCluster, peers: dict[str, Sc
 @pytest.mark.parametrize(
     ("replies", "says", "rows"),
     [
-        (("550 5.7.1 no", ""), "250 2.0.0", ["held"]),
+        (("550 5.7.1 no", ""), "250 2.0.0", []),
         (("450 4.2.1 later", ""), "250 2.0.0", ["waiting"]),
-        (("550 5.7.1 no", "450 4.2.1 later"), "250 2.0.0", ["held", "waiting"]),
+        (("550 5.7.1 no", "450 4.2.1 later"), "250 2.0.0", ["waiting"]),
         (("550 5.7.1 no", "554 5.7.0 never"), "550 5.7.1 no", []),
         (("450 4.2.1 later", "452 4.2.2 full"), "450 4.2.1 later", []),
     ],
@@ -179,12 +183,18 @@ def test_two_mailboxes_at_two_nodes(
     assert case.send(letter).startswith(says)
     assert sorted(row.state for row in case.rows()) == rows
     assert not case.hints()
+    # Who is refused while the message as a whole is accepted, the sender hears of by a notice; of others not.
+    refused = [f"{name}@" for name, said in zip(letter.mailboxes, replies, strict=True) if said[:1] == "5"]
+    told = [event["about"] for event in cluster.server.events("notice")]
+    told = [
+        about for about in told if any(address.startswith(f"{name}@") for name in letter.mailboxes for address in about)
+    ]
+    assert len(told) == (1 if refused and says.startswith("250") else 0)
+    assert all(address.startswith(refused[0]) for about in told for address in about)
     delivered = [said == "" for said in replies]
     assert list(case.copies(letter).values()) == [int(was) for was in delivered]
     waiting = rows.count("waiting")
-    case.wait_until(
-        lambda: [row.state for row in case.rows()] == [state for state in rows if state == "held"], "the retry"
-    )
+    case.wait_until(lambda: not case.rows(), "the retry")
     assert sum(case.copies(letter).values()) == sum(delivered) + waiting
 
 
