@@ -39,6 +39,10 @@ class StorageSettings(Settings):
     """File with the IMAP password of the handoff account in its first line."""
     secret_file: FilePath | None = None
     """File with the key that signs handed-off copies in its first line. The same on every front end."""
+    unknown_at_node: Literal["defer", "refuse"] = "defer"
+    """What to do when a node does not know a mailbox (`5.1.x`) that the directory knows. `defer`: the mail waits until
+    one of the two is mended. `refuse`: the node's word counts, the mail is refused. Either way an alarm is raised, and
+    a node that denies three mailboxes within a minute is not tried until a probe of it succeeds."""
     master_user: str | None = None
     """IMAP master user of the nodes. With it, a mailbox is searched before a delivery with an unknown outcome is
     repeated; without it, the repetition is recorded as a possible duplicate."""
@@ -154,8 +158,8 @@ class NodeSettings(Settings):
     @field_validator("host", "server_name")
     @classmethod
     def _host_shape(cls, value: str | None) -> str | None:
-        if value and _HOST.fullmatch(value) is None:
-            raise ValueError(f"{value!r} is not a host name or IP address")
+        if value and (problem := host_problem(value)):
+            raise ValueError(problem)
         return value
 
     @model_validator(mode="after")
@@ -167,6 +171,11 @@ class NodeSettings(Settings):
     def as_node(self) -> Node:
         """The part that placement looks at."""
         return Node(NodeId(self.id), self.weight, self.zone)
+
+
+def host_problem(value: str) -> str:
+    """What is wrong with the name or address of a machine; '' if nothing is."""
+    return "" if _HOST.fullmatch(value) else f"{value!r} is not a host name or IP address"
 
 
 def node_problems(nodes: Sequence[NodeSettings]) -> tuple[str, ...]:

@@ -24,11 +24,21 @@ from mailfront.delivery.evidence import EvidenceSink
 from mailfront.delivery.message import LmtpTransaction, Phase
 from mailfront.delivery.pool import LmtpPool
 from mailfront.delivery.settings import DeliverySettings
-from mailfront.delivery.trouble import Cause, Evidence, Ruling, Stage, Trouble, judge_reply, judge_trouble, try_fresh
+from mailfront.delivery.trouble import (
+    Authority,
+    Cause,
+    Evidence,
+    Ruling,
+    Stage,
+    Trouble,
+    judge_reply,
+    judge_trouble,
+    try_fresh,
+)
 from mailfront.mail.envelope import BodyType
 from mailfront.mail.names import NodeId
 from mailfront.mail.outcome import Deferred, Failed, Outcome
-from mailfront.mail.reply import reply
+from mailfront.mail.reply import Reply, reply
 from mailfront.observe import log
 from mailfront.protocol.lmtp import Extensions, LmtpEnvelope
 
@@ -42,6 +52,7 @@ class LmtpAttempt:
     """A running attempt. Made by `Delivery.start`."""
 
     __slots__ = (
+        "_authority",
         "_before_dot",
         "_connection",
         "_evidence",
@@ -65,6 +76,7 @@ class LmtpAttempt:
         pool: LmtpPool | None,
         *,
         settings: DeliverySettings,
+        authority: Authority,
         evidence: EvidenceSink,
         record: AttemptRecord,
         slot_wait_s: float,
@@ -77,6 +89,7 @@ class LmtpAttempt:
         self._transaction = transaction
         self._pool = pool
         self._settings = settings
+        self._authority = authority
         self._evidence = evidence
         self._record = record
         self._slot_wait_s = slot_wait_s
@@ -153,7 +166,7 @@ class LmtpAttempt:
             self.phase = Phase.CONNECTING
             record.slot_taken()
             self._connection, reused = await pool.connection(fresh=record.retried)
-            record.connected(self._connection, reused=reused)
+            record.connected(self._connection.tls, reused=reused)
             self.phase = Phase.SENDING
             try:
                 return await self._transact(self._connection)
@@ -173,29 +186,32 @@ class LmtpAttempt:
         answered = await connection.envelope(self._envelope(sent), settings.reply_timeout)
         self._record.envelope_answered()
         if not answered.mail.is_positive:
-            ruling = judge_reply(Stage.MAIL, answered.mail, self.node)
+            ruling = self._judge(Stage.MAIL, answered.mail)
             return self._complete(rulings | dict.fromkeys(sent, ruling))
         accepted = []
         for index, answer in zip(sent, answered.recipients, strict=True):
             if answer.is_positive:
                 accepted.append(index)
             else:
-                rulings[index] = judge_reply(Stage.RCPT, answer, self.node)
+                rulings[index] = self._judge(Stage.RCPT, answer)
         if not answered.go:
             if accepted and answered.data is not None:
-                rulings |= dict.fromkeys(accepted, judge_reply(Stage.DATA, answered.data, self.node))
+                rulings |= dict.fromkeys(accepted, self._judge(Stage.DATA, answered.data))
             return self._complete(rulings)
         await connection.send_body(self._transaction.body, settings.body_timeout)
         await self._commit_before_dot()
         self._send_dot(connection)
         for position, answer in await connection.finals():
-            rulings[sent[position]] = judge_reply(Stage.FINAL, answer, self.node)
+            rulings[sent[position]] = self._judge(Stage.FINAL, answer)
         self._record.answered()
         if len(rulings) < len(recipients):
             assert connection.trouble is not None
             lost = judge_trouble(connection.trouble, self.node)
             rulings |= {index: lost for index in accepted if index not in rulings}
         return self._complete(rulings)
+
+    def _judge(self, stage: Stage, answer: Reply) -> Ruling:
+        return judge_reply(stage, answer, self.node, self._authority)
 
     def _send_dot(self, connection: LmtpConnection) -> None:
         self._record.body_sent()

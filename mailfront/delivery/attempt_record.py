@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, assert_never
 
-from mailfront.delivery.connection import LmtpConnection
 from mailfront.delivery.message import LmtpTransaction, Phase
 from mailfront.delivery.trouble import Ruling
 from mailfront.mail.names import NodeId
@@ -49,10 +48,10 @@ class AttemptRecord:
         if not self._slot_s:
             self._slot_s = self._loop.time()
 
-    def connected(self, connection: LmtpConnection, *, reused: bool) -> None:
-        """A connection is there, ready for MAIL."""
+    def connected(self, tls: str | None, *, reused: bool) -> None:
+        """A connection is there, ready for MAIL. `tls`: its version and cipher."""
         self._connected_s = self._loop.time()
-        self._tls = connection.tls
+        self._tls = tls
         self.reused = reused
 
     def envelope_answered(self) -> None:

@@ -26,9 +26,9 @@ class OutboundSettings(Settings):
     connections: int = Field(default=10, ge=1, le=200)
     """Most connections to the server at a time."""
     connect_timeout: DurationS = Field(default=30.0, gt=0, le=300)
-    """For connecting and TLS."""
+    """For connecting and the greeting, and again for TLS."""
     reply_timeout: DurationS = Field(default=300.0, gt=0, le=600)
-    """For the greeting and for each reply before the message's data."""
+    """For each reply after the greeting and before the message's data."""
     final_timeout: DurationS = Field(default=600.0, gt=0, le=3600)
     """For the data and the reply after it. After this the outcome is unknown and the message is sent again."""
     idle_timeout: DurationS = Field(default=30.0, gt=0, le=300)

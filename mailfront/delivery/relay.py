@@ -3,79 +3,120 @@
     relay = Relay(settings, client_name="mx1.example.edu")
     outcomes = await relay.send(transaction, before_dot=...)     one per recipient; never raises for its trouble
 
-Connections are kept and used again. What each answer means:
+Connections are kept and used again. What each answer means is in `trouble` (`Authority.ELSEWHERE`); what the lack of
+one means:
 
-| what the smarthost did | outcome |
+| what happened | outcome |
 |---|---|
-| no connection, no TLS, greeting or EHLO refused, login refused, 421, lost before the data | deferred by the node |
-| 4xx to MAIL, RCPT, DATA or the data | deferred |
-| 5xx to MAIL, RCPT, DATA or the data | failed, its word |
-| lost or silent while the data or its answer was under way | unknown: sent again later, a duplicate is possible |
+| no connection, no TLS where it is wanted; greeting, EHLO or login refused | deferred by the server itself |
+| 421, lost, silent or garbled before the final dot | the same; a kept connection is first replaced by a fresh one |
+| 421, lost, silent or garbled after the message's data was written | unknown: sent again, a duplicate is possible |
 
-A message is in memory while it is sent (aiosmtplib has no streaming): at most `connections` of them. SMTPUTF8, SIZE,
-BODY and the DSN parameters are said where they are offered; a message that needs SMTPUTF8 and finds none fails.
+A password or a message never goes where the settings want TLS and there is none, or a certificate that is not right.
+
+The dialogue of one message is in `relay_dialogue`. Each attempt ends with one `delivery` event. The only next hop so
+far that speaks SMTP; delivery by MX would be a second user of the dialogue, with hosts of its own for each domain.
 """
 
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import aiosmtplib
 
-from mailfront.base.errors import ConfigError, Unavailable
+from mailfront.base.errors import ConfigError
 from mailfront.base.printable import printable
 from mailfront.base.secret import Secret
-from mailfront.delivery.message import LmtpTransaction
+from mailfront.base.tasks import spawn
+from mailfront.delivery.attempt_record import AttemptRecord
+from mailfront.delivery.message import LmtpTransaction, Phase
 from mailfront.delivery.outbound_settings import OutboundSettings
-from mailfront.mail.envelope import BodyType
+from mailfront.delivery.relay_dialogue import BeforeDot, Broken, RelayDialogue, deferred
+from mailfront.delivery.trouble import Evidence, Ruling
 from mailfront.mail.next_hop import RELAY
-from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, Outcome, Unknown
-from mailfront.mail.reply import Reply, reply, reply_from_peer
+from mailfront.mail.outcome import Outcome
 
-BeforeDot = Callable[[], Awaitable[None]]
+FAREWELL_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayProbe:
+    """What a try of the smarthost saw. `text` says what went wrong, or ''. `tls`: version and cipher, '' without."""
+
+    text: str
+    tls: str = ""
+    extensions: tuple[str, ...] = ()
 
 
 class Relay:
     """See the module. One per keeper; one event loop."""
 
-    def __init__(self, settings: OutboundSettings, *, client_name: str) -> None:
-        """Read the files that the settings name. Raises ConfigError."""
+    def __init__(self, settings: OutboundSettings, *, client_name: str, strict_8bit: bool = False) -> None:
+        """Read the files that the settings name. Raises ConfigError. `strict_8bit`: see `DeliverySettings`."""
         self._settings = settings
         self._client_name = client_name
+        self._strict_8bit = strict_8bit
         self._login = None if settings.login_file is None else _read_login(settings)
         self._tls = _tls_context(settings)
         self._idle: list[tuple[aiosmtplib.SMTP, asyncio.TimerHandle]] = []
+        self._farewells: set[asyncio.Task[None]] = set()
 
-    async def send(self, transaction: LmtpTransaction, *, before_dot: BeforeDot) -> tuple[Outcome, ...]:
+    async def send(
+        self, transaction: LmtpTransaction, *, before_dot: BeforeDot, attempt: int = 1
+    ) -> tuple[Outcome, ...]:
         """Send one message to its recipients; their `node_user` is the address. `before_dot` may raise Unavailable to
-        stop it. Cancellation: what was not answered is unknown."""
-        count = len(transaction.recipients)
+        stop it. Cancellation: what was not answered is unknown. Raises what the body raises when it is read."""
+        record = AttemptRecord(source="queue", home=None, attempt=attempt)
+        record.slot_taken()
+        outcomes = await self._send(transaction, before_dot, record)
+        rulings = [Ruling(outcome, Evidence.NONE) for outcome in outcomes]
+        record.ended(RELAY, transaction, rulings, phase=Phase.DONE, stopped=False)
+        return outcomes
+
+    async def _send(
+        self, transaction: LmtpTransaction, before_dot: BeforeDot, record: AttemptRecord
+    ) -> tuple[Outcome, ...]:
         while True:
-            client, is_fresh = self._take(), False
+            client = self._take()
+            is_fresh = client is None
             try:
                 if client is None:
-                    is_fresh = True
                     client = await self._connect()
-                dialogue = _Dialogue(client, transaction, self._settings)
+                record.connected(_tls_of(client) or None, reused=not is_fresh)
+                dialogue = RelayDialogue(client, transaction, self._settings, record, strict_8bit=self._strict_8bit)
                 outcomes = await dialogue.run(before_dot)
-            except _Broken as broken:
+            except Broken as broken:
                 self._drop(client)
-                if broken.before_data and not is_fresh:
-                    continue  # it was idle for too long for the other side: that says nothing about the server
-                return (broken.outcome,) * count
+                if broken.try_fresh and not is_fresh:
+                    # It was idle for too long for the other side: that says nothing about the server.
+                    record.retried = True
+                    continue
+                return (broken.outcome,) * len(transaction.recipients)
             except BaseException:
                 self._drop(client)
                 raise
             self._give_back(client)
             return outcomes
 
+    async def probe(self) -> RelayProbe:
+        """Connect, with TLS and login as the settings say, and leave. Sends no mail. Never raises for its trouble."""
+        try:
+            client = await self._connect()
+        except Broken as broken:
+            return RelayProbe(text=broken.text)
+        seen = RelayProbe(text="", tls=_tls_of(client), extensions=tuple(sorted(client.esmtp_extensions)))
+        await _leave(client)
+        return seen
+
     async def close(self) -> None:
-        """Close what is idle."""
+        """Close what is idle, with QUIT where the server is quick about it."""
         for client, timer in self._idle:
             timer.cancel()
-            client.close()
+            self._say_farewell(client)
         self._idle.clear()
+        if self._farewells:
+            await asyncio.wait(self._farewells)
 
     async def _connect(self) -> aiosmtplib.SMTP:
         settings = self._settings
@@ -89,23 +130,24 @@ class Relay:
             tls_context=self._tls if settings.tls == "implicit" else None,
         )
         try:
-            async with asyncio.timeout(2 * settings.connect_timeout):
-                await client.connect()
+            await client.connect()
+            client.timeout = settings.reply_timeout
+            await client.ehlo()
+            wanted = settings.tls == "starttls"
+            if wanted or (settings.tls == "opportunistic" and client.supports_extension("starttls")):
+                await client.starttls(tls_context=self._tls, timeout=settings.connect_timeout)
                 await client.ehlo()
-                wanted = settings.tls == "starttls"
-                if wanted or (settings.tls == "opportunistic" and client.supports_extension("starttls")):
-                    await client.starttls(tls_context=self._tls)
-                    await client.ehlo()
-                if self._login is not None:
-                    await client.login(self._login[0], self._login[1].reveal().decode())
+            if self._login is not None:
+                await client.login(self._login[0], self._login[1].reveal().decode())
         except aiosmtplib.SMTPResponseException as error:
             client.close()
             # A refused login or greeting is between the two servers, never the sender's fault.
-            answer = f"{settings.smarthost}: {error.code} {printable(error.message, 200)}"
-            raise _Broken(_deferred(answer, alarm=f"the smarthost refuses us: {answer}")) from error
-        except (aiosmtplib.SMTPException, OSError, TimeoutError, ValueError) as error:
+            text = f"{error.code} {printable(error.message, 200)}"
+            raise Broken(deferred(settings, text), text) from error
+        except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             client.close()
-            raise _Broken(_deferred(f"{settings.smarthost}: {printable(str(error) or 'no answer', 200)}")) from error
+            text = _why(error)
+            raise Broken(deferred(settings, text), text) from error
         except BaseException:
             client.close()
             raise
@@ -125,130 +167,37 @@ class Relay:
 
     def _forget(self, client: aiosmtplib.SMTP) -> None:
         self._idle = [each for each in self._idle if each[0] is not client]
-        client.close()
+        self._say_farewell(client)
+
+    def _say_farewell(self, client: aiosmtplib.SMTP) -> None:
+        task = spawn(_leave(client), name="leave the smarthost")
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
 
     def _drop(self, client: aiosmtplib.SMTP | None) -> None:
         if client is not None:
             client.close()
 
 
-class _Broken(Exception):
-    """A connection that is of no use any more, and what that means for all recipients."""
-
-    def __init__(self, outcome: Outcome, *, before_data: bool = True) -> None:
-        super().__init__()
-        self.outcome = outcome
-        self.before_data = before_data
+async def _leave(client: aiosmtplib.SMTP) -> None:
+    with contextlib.suppress(aiosmtplib.SMTPException, OSError):
+        await client.quit(timeout=FAREWELL_S)
+    client.close()
 
 
-class _Dialogue:
-    """One message over one connection."""
-
-    def __init__(self, client: aiosmtplib.SMTP, transaction: LmtpTransaction, settings: OutboundSettings) -> None:
-        self._client = client
-        self._transaction = transaction
-        self._settings = settings
-        self._notifies = client.supports_extension("dsn")
-
-    async def run(self, before_dot: BeforeDot) -> tuple[Outcome, ...]:
-        """MAIL, RCPT for each, DATA. Raises _Broken."""
-        transaction = self._transaction
-        addresses = [each.node_user for each in transaction.recipients]
-        sender = "" if transaction.reverse_path is None else str(transaction.reverse_path)
-        needs_utf8 = transaction.smtputf8 or not all(text.isascii() for text in (sender, *addresses))
-        if needs_utf8 and not self._client.supports_extension("smtputf8"):
-            needs_utf8 = False
-            if not all(text.isascii() for text in (sender, *addresses)):
-                no_utf8 = reply(550, "5.6.7", "the next server does not take internationalised addresses")
-                return (Failed(no_utf8, RELAY),) * len(addresses)
-        refused = await self._command(self._client.mail, sender, self._mail_options(needs_utf8), needs_utf8)
-        if refused is not None:
-            await self._reset()
-            return (_outcome(refused),) * len(addresses)
-        answers = []
-        for recipient in transaction.recipients:
-            options = self._rcpt_options(recipient.options.notify, recipient.options.orcpt)
-            answers.append(await self._command(self._client.rcpt, recipient.node_user, options, needs_utf8))
-        if all(answer is not None for answer in answers):
-            await self._reset()
-            return tuple(_outcome(answer) for answer in answers if answer is not None)
-        taken = await self._data(before_dot)
-        return tuple(taken if answer is None else _outcome(answer) for answer in answers)
-
-    async def _command(
-        self, command: Callable[..., Awaitable[object]], address: str, options: list[str], needs_utf8: bool
-    ) -> Reply | None:
-        """MAIL or RCPT. None: it was accepted."""
-        encoding = "utf-8" if needs_utf8 else "ascii"
-        try:
-            await command(address, options=options, encoding=encoding, timeout=self._settings.reply_timeout)
-        except aiosmtplib.SMTPResponseException as error:
-            return _peer_reply(error)
-        except ValueError:
-            return reply(553, "5.1.3", "this address cannot be written in SMTP")
-        except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
-            raise _Broken(_deferred(f"{self._settings.smarthost}: {printable(str(error), 200)}")) from error
-        return None
-
-    async def _data(self, before_dot: BeforeDot) -> Outcome:
-        content = b"".join(self._transaction.body.pieces())
-        try:
-            await before_dot()
-        except Unavailable as error:
-            raise _Broken(_deferred(str(error))) from error
-        try:
-            answer = await self._client.data(content, timeout=self._settings.final_timeout)
-        except aiosmtplib.SMTPResponseException as error:
-            return _outcome(_peer_reply(error))
-        except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
-            doubt = Unknown(RELAY, f"{self._settings.smarthost}: {printable(str(error) or 'no answer', 200)}")
-            raise _Broken(doubt, before_data=False) from error
-        text = printable(answer.message, 200)
-        return Delivered(RELAY, reply_from_peer(answer.code, [text.encode()]), notifies=self._notifies)
-
-    async def _reset(self) -> None:
-        with contextlib.suppress(aiosmtplib.SMTPException, OSError, TimeoutError):
-            await self._client.rset(timeout=self._settings.reply_timeout)
-
-    def _mail_options(self, needs_utf8: bool) -> list[str]:
-        transaction, offers = self._transaction, self._client.supports_extension
-        options = []
-        if offers("size"):
-            options.append(f"SIZE={transaction.body.size_bytes}")
-        if offers("8bitmime") and (transaction.body_type is BodyType.EIGHTBITMIME or needs_utf8):
-            options.append("BODY=8BITMIME")
-        if needs_utf8:
-            options.append("SMTPUTF8")
-        if self._notifies and transaction.ret is not None:
-            options.append(f"RET={transaction.ret}")
-        if self._notifies and transaction.envid is not None:
-            options.append(f"ENVID={transaction.envid}")
-        return options
-
-    def _rcpt_options(self, notify: str | None, orcpt: str | None) -> list[str]:
-        if not self._notifies:
-            return []
-        options = [] if notify is None else [f"NOTIFY={notify}"]
-        return options if orcpt is None or not orcpt.isascii() else [*options, f"ORCPT={orcpt}"]
+def _tls_of(client: aiosmtplib.SMTP) -> str:
+    tls = client.get_transport_info("ssl_object")
+    cipher = tls.cipher() if tls is not None else None
+    return f"{tls.version()} {cipher[0]}" if cipher else ""
 
 
-def _peer_reply(error: aiosmtplib.SMTPResponseException) -> Reply:
-    lines = [printable(line, 300).encode() for line in error.message.splitlines()] or [b""]
-    if error.code == 421:
-        raise _Broken(_deferred(f"421 {lines[0].decode()}"))
-    if not 400 <= error.code <= 559:
-        raise _Broken(_deferred(f"an answer that fits nothing: {error.code} {lines[0].decode()}"))
-    return reply_from_peer(error.code, lines)
-
-
-def _outcome(answer: Reply) -> Outcome:
-    if answer.is_permanent:
-        return Failed(answer, RELAY)
-    return Deferred(Blame.MAILBOX, answer, RELAY)
-
-
-def _deferred(text: str, *, alarm: str = "") -> Deferred:
-    return Deferred(Blame.NODE, reply(451, "4.4.1", text), RELAY, alarm)
+def _why(error: Exception) -> str:
+    cause = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    if cause is not None:
+        return f"its certificate is not accepted: {printable(cause.verify_message, 200)} (see outbound.ca)"
+    return printable(str(error) or type(error).__name__, 200)
 
 
 def _tls_context(settings: OutboundSettings) -> ssl.SSLContext:

@@ -23,6 +23,7 @@ from mailfront.delivery.evidence import EvidenceSink
 from mailfront.delivery.message import LmtpRecipient, LmtpTransaction, Phase
 from mailfront.delivery.pool import LmtpPool
 from mailfront.delivery.settings import DeliverySettings
+from mailfront.delivery.trouble import Authority
 from mailfront.mail.envelope import NO_OPTIONS
 from mailfront.mail.names import NodeId
 from mailfront.protocol.lmtp import NO_EXTENSIONS, Extensions, LmtpEnvelope
@@ -106,6 +107,7 @@ class Delivery:
             transaction,
             self._pools.get(node),
             settings=self._settings,
+            authority=self._endpoints[node].authority if node in self._endpoints else Authority.DIRECTORY,
             evidence=self._evidence,
             record=AttemptRecord(source=source, home=home, attempt=attempt),
             slot_wait_s=slot_wait_s,

@@ -10,11 +10,16 @@
 | 2xx after the final dot | delivered | succeeded |
 | 4xx to RCPT or after the dot | deferred by the mailbox: this node only, never handed off | none |
 | 5.1.x to RCPT or after the dot | deferred by the mailbox, with an alarm: directory and node disagree | unknown user |
+| the same, if `storage.unknown_at_node` is "refuse" | failed, the node's word | unknown user |
 | other 5xx to RCPT or after the dot | failed, the node's word | none |
 | lost, stalled or garbled after the final dot; 421 there | unknown | message failed |
 | stopped by ourselves because it takes too long | deferred by the node | as if it had stalled |
 | no free connection in time; stopped by ourselves for another reason; a fault of ours | deferred by the node | none |
 | a path or parameter that cannot be written | the same, with an alarm | none |
+
+The smarthost and the server of a `[[route]]` are other mail systems and no stores of ours. They alone know their users
+and what suits them (`Authority.ELSEWHERE`): any 5xx to MAIL, RCPT, DATA or after the dot is failed with their word, any
+4xx is a deferral of this message and says nothing about the server.
 
 A connection from the pool that is lost, garbled or closing before the final dot proves nothing about the node: the
 attempt is made once more on a fresh one (`try_fresh`). A time-out is not repeated.
@@ -76,6 +81,17 @@ class Evidence(Enum):
     SUCCEEDED = "succeeded"
 
 
+class Authority(Enum):
+    """Whose word counts about who exists at a server, and about what it takes."""
+
+    DIRECTORY = "directory"
+    """A storage node: the directory knows its mailboxes; a node that denies one is wrong until somebody has looked."""
+    NODE = "node"
+    """A storage node whose word about a mailbox is taken."""
+    ELSEWHERE = "elsewhere"
+    """Another mail system."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """A connection that cannot go on. `text` is printable; `reply` is what the node said, if it said anything."""
@@ -103,13 +119,17 @@ _FRESH_MAY_HELP = frozenset({Cause.LOST, Cause.GARBLED, Cause.CLOSING})
 _DIALOGUE = frozenset({Stage.IDLE, Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY})
 
 
-def judge_reply(stage: Stage, answer: Reply, node: NodeId) -> Ruling:
+def judge_reply(stage: Stage, answer: Reply, node: NodeId, authority: Authority = Authority.DIRECTORY) -> Ruling:
     """What an answer to MAIL, RCPT, DATA or the final dot means for the mailbox that it is about.
 
     For MAIL, RCPT and DATA the answer must be negative.
     """
     if stage is Stage.FINAL and answer.is_positive:
         return Ruling(Delivered(node, answer), Evidence.SUCCEEDED)
+    if authority is Authority.ELSEWHERE and answer.code != _SERVICE_CLOSING:
+        if answer.is_permanent:
+            return Ruling(Failed(answer, node), Evidence.NONE)
+        return Ruling(Deferred(Blame.MAILBOX, answer, node), Evidence.NONE)
     if stage is Stage.MAIL or stage is Stage.DATA:
         if answer.is_permanent:
             alarm = f"{node} answers {stage.value} with {answer}; check its limits and what its LHLO offers"
@@ -122,6 +142,8 @@ def judge_reply(stage: Stage, answer: Reply, node: NodeId) -> Ruling:
     if answer.is_transient:
         return Ruling(Deferred(Blame.MAILBOX, _transient(answer, node, stage), node), Evidence.NONE)
     if answer.enhanced.startswith("5.1."):
+        if authority is Authority.NODE:
+            return Ruling(Failed(answer, node), Evidence.UNKNOWN_USER)
         alarm = f"directory and {node} disagree: the directory knows a mailbox that {node} refuses with {answer}"
         ours = reply(451, "4.3.0", "the mailbox cannot be reached now; try again later")
         return Ruling(Deferred(Blame.MAILBOX, ours, node, alarm), Evidence.UNKNOWN_USER)
