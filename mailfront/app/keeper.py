@@ -28,7 +28,7 @@ from mailfront.app.health_watch import HealthWatch
 from mailfront.app.homes import MapHomes
 from mailfront.app.housekeeping import Housekeeping
 from mailfront.app.next_hops import make_next_hops, next_hops, notice_policy
-from mailfront.app.nodes import NodeEvidence, endpoints, keeper_connections
+from mailfront.app.nodes import NodeEvidence, RouteEvidence, endpoints, keeper_connections, route_endpoints
 from mailfront.app.process_log import start_process_log
 from mailfront.app.worker import KEEPER_SOCKET
 from mailfront.app.worker_desk import WorkerDesk
@@ -107,7 +107,14 @@ class Keeper:
         self._imap = _node_imap(config, context)
         nodes = [NodeId(node.id) for node in config.node]
         self._prober = Prober(nodes, registry.states, self._delivery, self._imap, clock, config.storage.handoff_mailbox)
-        self._relay = Relay(config.outbound, client_name=config.server.hostname) if config.outbound.smarthost else None
+        self._relay = _relay(config)
+        self._to_routes = Delivery(
+            route_endpoints(config),
+            client_name=config.server.hostname,
+            settings=config.delivery,
+            tls_context=context,
+            evidence=RouteEvidence(self._health),
+        )
         self._runner = QueueRunner(
             self._queue,
             self._delivery,
@@ -117,7 +124,10 @@ class Keeper:
             owner=self._owner,
             # New mail keeps half of what the runner is told, so this is exactly the keeper's own connections.
             slots={NodeId(node.id): 2 * keeper_connections(node) for node in config.node},
-            hops=make_next_hops(config, self._queue, self._directory, registry, self._health, self._relay),
+            hops=make_next_hops(
+                config, self._queue, self._directory, registry, self._health, self._relay, self._to_routes
+            ),
+            alarms=self._health,
             lease_s=lease_s,
             final_timeout_s=final_timeout_s,
         )
@@ -254,6 +264,7 @@ class Keeper:
         self._channel.close()
         await self._service.close()
         await self._delivery.close(1.0)
+        await self._to_routes.close(1.0)
         if self._relay is not None:
             await self._relay.close()
         await self._directory.close()
@@ -314,6 +325,12 @@ def _mailbox_key(config: Configuration) -> str:
         if names.id is not None:
             made_of += f" (else {names.mailbox})"
     return f"{made_of}, {'one namespace' if directory.one_namespace else 'per domain'}"
+
+
+def _relay(config: Configuration) -> Relay | None:
+    if config.outbound.smarthost is None:
+        return None
+    return Relay(config.outbound, client_name=config.server.hostname, strict_8bit=config.delivery.strict_8bit)
 
 
 def _node_imap(config: Configuration, context: Any) -> NodeImap:

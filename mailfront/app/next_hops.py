@@ -1,7 +1,7 @@
-"""The next hops of the keeper's queue, made from the configuration: the smarthost, and the look-up of addresses.
+"""The next hops of the keeper's queue, made from the configuration: smarthost, routes, and the look-up of addresses.
 
-The look-up asks for mail that is in the queue already, by the same rules as at RCPT: an address of a domain that is not
-ours goes to the smarthost, everything else is `intake.Recipients`' word.
+The look-up asks for mail that is in the queue already, by the same rules as at RCPT: an address with a route goes to
+its server, one of a domain that is not ours to the smarthost, everything else is `intake.Recipients`' word.
 """
 
 from mailfront.app.admin_verbs import checked_address
@@ -10,6 +10,7 @@ from mailfront.cluster.placement import Placement
 from mailfront.cluster.registry import PlacementRegistry
 from mailfront.config.model import Configuration
 from mailfront.delivery.relay import Relay
+from mailfront.delivery.transaction import Delivery
 from mailfront.directory.answers import DirectoryRecord
 from mailfront.directory.directory import Directory
 from mailfront.intake.recipients import Alarms, Recipients
@@ -18,11 +19,12 @@ from mailfront.mail.envelope import NO_OPTIONS
 from mailfront.mail.names import NodeId, NodeUser
 from mailfront.mail.next_hop import NEXT_HOP_BUCKET, RELAY, RESOLVE, next_hop_key
 from mailfront.mail.reply import Reply
+from mailfront.mail.routes import RouteTable
 from mailfront.queue.dsn import Reporter
 from mailfront.queue.notices import NoticePolicy
 from mailfront.queue.queue import Queue
 from mailfront.transfer.hops import NextHop
-from mailfront.transfer.outbound import Smarthost
+from mailfront.transfer.outbound import Route, Smarthost
 from mailfront.transfer.resolver import Resolver, Whereabouts
 
 LOOK_UPS_AT_ONCE = 8
@@ -47,16 +49,18 @@ class KeeperPlacer:
 class AddressLookUp:
     """The resolver's question. Called from one event loop."""
 
-    def __init__(self, recipients: Recipients, local_domains: frozenset[str]) -> None:
+    def __init__(self, recipients: Recipients, local_domains: frozenset[str], routes: RouteTable) -> None:
         self._recipients = recipients
         self._local_domains = local_domains
+        self._routes = routes
 
     async def __call__(self, address: Address) -> Whereabouts | Reply:
         """Where mail for it goes, or the reply that refuses it. Raises Unavailable if the directory cannot say."""
-        if address.domain and address.domain not in self._local_domains:
-            return Whereabouts(
-                mailbox_key=next_hop_key(RELAY), bucket=NEXT_HOP_BUCKET, node_user=NodeUser(str(address))
-            )
+        hop = self._routes.find(address)
+        if hop is None and address.domain and address.domain not in self._local_domains:
+            hop = RELAY
+        if hop is not None:
+            return Whereabouts(mailbox_key=next_hop_key(hop), bucket=NEXT_HOP_BUCKET, node_user=NodeUser(str(address)))
         target = await self._recipients.resolve(address, NO_OPTIONS)
         if isinstance(target, Reply):
             if target.enhanced == "4.4.3":
@@ -67,7 +71,13 @@ class AddressLookUp:
 
 def next_hops(config: Configuration) -> frozenset[NodeId]:
     """Where mail that is for no mailbox can go from here."""
-    return frozenset({RESOLVE, RELAY} if config.outbound.smarthost else {RESOLVE})
+    smarthost = {RELAY} if config.outbound.smarthost else set()
+    return frozenset({RESOLVE, *smarthost, *(route.hop for route in config.route)})
+
+
+def route_table(config: Configuration) -> RouteTable:
+    """The routes, to be asked about an address."""
+    return RouteTable(route.name for route in config.route)
 
 
 def make_next_hops(
@@ -77,6 +87,7 @@ def make_next_hops(
     registry: PlacementRegistry,
     alarms: Alarms,
     relay: Relay | None,
+    to_routes: Delivery,
 ) -> dict[NodeId, tuple[NextHop, int]]:
     """The hops of `next_hops`, each with the most attempts at a time."""
     storage, local_domains = config.storage, frozenset(config.domains.local)
@@ -89,10 +100,12 @@ def make_next_hops(
         node_user=storage.node_user,
         handoff_mailbox=None if storage.handoff_mailbox is None else checked_address(storage.handoff_mailbox),
     )
-    look_up = AddressLookUp(recipients, local_domains)
+    look_up = AddressLookUp(recipients, local_domains, route_table(config))
     hops: dict[NodeId, tuple[NextHop, int]] = {RESOLVE: (Resolver(queue, look_up), LOOK_UPS_AT_ONCE)}
     if relay is not None:
         hops[RELAY] = (Smarthost(relay), config.outbound.connections)
+    for route in config.route:
+        hops[route.hop] = (Route(route.hop, to_routes), route.connections)
     return hops
 
 

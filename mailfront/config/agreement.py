@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mailfront.cluster.settings import NodeSettings, StorageSettings, node_problems
 from mailfront.config.settings import LimitsSettings, ServerSettings
 from mailfront.delivery.outbound_settings import OutboundSettings
+from mailfront.delivery.route_settings import RouteSettings, route_problems
 from mailfront.delivery.settings import DeliverySettings
 from mailfront.directory.settings import LdapSettings, StaticSettings
 from mailfront.intake.settings import DomainsSettings, IntakeSettings, PostmasterSettings
@@ -41,6 +42,7 @@ class Sections:
     intake: IntakeSettings | None
     delivery: DeliverySettings | None
     queue: QueueSettings | None
+    route: tuple[RouteSettings, ...] | None
     outbound: OutboundSettings | None
     limits: LimitsSettings | None
     tls_is_there: bool
@@ -58,6 +60,8 @@ def disagreements(sections: Sections) -> Iterator[str]:
         yield from _postmaster(sections.postmaster, sections.domains, sections.storage)
     if sections.node is not None:
         yield from node_problems(sections.node)
+    if sections.route:
+        yield from _routes(sections.route, sections)
 
 
 def _server(server: ServerSettings) -> Iterator[str]:
@@ -79,6 +83,15 @@ def _listeners(listeners: tuple[ListenSettings, ...], *, tls_is_there: bool) -> 
         for listener in listeners:
             if listener.tls != "off":
                 yield f'listen: {listener.address} has tls = "{listener.tls}", which needs a certificate; add [tls]'
+
+
+def _routes(routes: tuple[RouteSettings, ...], sections: Sections) -> Iterator[str]:
+    reserved = {
+        "postmaster.address": sections.postmaster.address if sections.postmaster is not None else None,
+        "storage.handoff_mailbox": sections.storage.handoff_mailbox if sections.storage is not None else None,
+    }
+    if sections.domains is not None:
+        yield from route_problems(routes, sections.node or (), sections.domains.local, reserved)
 
 
 def _limits(limits: LimitsSettings, server: ServerSettings | None) -> Iterator[str]:

@@ -94,7 +94,7 @@ def _check_space(configuration: Configuration, there: dict[str, Path]) -> Iterat
 def files_of(configuration: Configuration) -> dict[str, Path]:
     """All files that the configuration names, by the path of the setting."""
     found: dict[str, Path] = {}
-    for section in ("tls", "node_tls", "directory", "storage"):
+    for section in ("tls", "node_tls", "directory", "storage", "outbound"):
         _collect(section, getattr(configuration, section), found)
     return found
 

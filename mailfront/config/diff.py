@@ -49,7 +49,7 @@ _REFUSED = {
     "directory.one_namespace": "it is part of the mailbox key: every mailbox would get another bucket",
 }
 _FIXED_WHILE_BOUND = (".role", ".socket_mode")
-_NAMED_BY = {"node": "id", "listen": "address"}
+_NAMED_BY = {"node": ("id",), "listen": ("address",), "route": ("domain", "address")}
 
 
 def compare(running: Configuration, new: Configuration) -> tuple[Change, ...]:
@@ -87,9 +87,9 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         for name, inner in value.items():
             yield from _flat(f"{path}.{name}", inner)
     elif isinstance(value, list) and value and all(isinstance(element, dict) for element in value):
-        naming = _NAMED_BY.get(path)
+        naming = _NAMED_BY.get(path, ())
         for number, element in enumerate(value):
-            name = number if naming is None else f'"{element[naming]}"'
+            name = next((f'"{element[key]}"' for key in naming if element[key] is not None), number)
             yield from _flat(f"{path}[{name}]", element)
     else:
         yield path, value

@@ -42,7 +42,7 @@ _PLAIN_REASONS = {
     "model_type": "must be a table",
     "model_attributes_type": "must be a table",
 }
-_NAMING = ("id", "name", "address", "names")
+_NAMING = ("id", "name", "address", "domain", "names")
 
 
 def problems_of(error: ValidationError, data: dict[str, Any], model: type[BaseModel]) -> tuple[str, ...]:

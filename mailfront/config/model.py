@@ -6,6 +6,7 @@ from mailfront.base.settings import Settings
 from mailfront.cluster.settings import NodeSettings, StorageSettings
 from mailfront.config.settings import LimitsSettings, ServerSettings
 from mailfront.delivery.outbound_settings import OutboundSettings
+from mailfront.delivery.route_settings import RouteSettings
 from mailfront.delivery.settings import DeliverySettings
 from mailfront.directory.settings import DirectorySettings
 from mailfront.intake.settings import DomainsSettings, IntakeSettings, PostmasterSettings
@@ -28,5 +29,6 @@ class Configuration(Settings):
     intake: IntakeSettings = IntakeSettings()
     delivery: DeliverySettings = DeliverySettings()
     queue: QueueSettings = QueueSettings()
+    route: tuple[RouteSettings, ...] = Field(default=(), strict=False)
     outbound: OutboundSettings = OutboundSettings()
     limits: LimitsSettings = LimitsSettings()

@@ -13,6 +13,8 @@ from mailfront.mail.body import BodyRef
 from mailfront.mail.outcome import Outcome
 from mailfront.queue.rows import Claimed
 
+SLOT_WAIT_S = 30.0
+"""How long a claimed message waits for a free connection."""
 FIRST_PAUSE_S = 5.0
 MOST_PAUSE_S = 300.0
 

@@ -1,13 +1,21 @@
-"""The next hop of addresses outside: rows of the queue, handed to the smarthost by `delivery.relay`."""
+"""The next hops that send: rows of the queue, handed to the smarthost (`delivery.relay`) or to the server of a route.
 
+A server of a route is another LMTP server and obeys RFC 2033 more or less: some answer fewer times after the dot than
+they accepted recipients, and then nobody knows about the rest. So rows of unknown outcome go one by one, where one
+answer is enough, and no recipient is sent twice more than once because of such a server.
+"""
+
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-from mailfront.delivery.message import LmtpRecipient, LmtpTransaction
 from mailfront.delivery.relay import Relay
-from mailfront.mail.address import parse_path
+from mailfront.delivery.transaction import Delivery
 from mailfront.mail.body import BodyRef
+from mailfront.mail.names import NodeId
 from mailfront.mail.outcome import Outcome
-from mailfront.queue.rows import Claimed
+from mailfront.queue.rows import Claimed, QueuedRecipient
+from mailfront.transfer.batches import batches, transaction_of
+from mailfront.transfer.hops import SLOT_WAIT_S
 
 
 class Smarthost:
@@ -19,17 +27,47 @@ class Smarthost:
     async def attempt(
         self, claimed: Claimed, body: BodyRef, before_dot: Callable[[], Awaitable[None]]
     ) -> Mapping[int, Outcome]:
-        """See `NextHop`. All recipients go in one transaction: their addresses differ."""
-        message, rows = claimed.message, claimed.recipients
-        transaction = LmtpTransaction(
-            id=message.id,
-            reverse_path=None if message.reverse_path is None else parse_path(message.reverse_path),
-            body_type=message.body_type,
-            smtputf8=message.smtputf8,
-            ret=message.ret,
-            envid=message.envid,
-            recipients=tuple(LmtpRecipient(row.node_user, row.options) for row in rows),
-            body=body,
-        )
-        outcomes = await self._relay.send(transaction, before_dot=before_dot)
-        return {row.number: outcome for row, outcome in zip(rows, outcomes, strict=True)}
+        """See `NextHop`. All recipients with one reverse-path go in one transaction."""
+        outcomes: dict[int, Outcome] = {}
+        for batch in batches(claimed.message, claimed.recipients):
+            transaction = transaction_of(claimed.message, batch, body)
+            attempt = max(row.attempts for row in batch)
+            answers = await self._relay.send(transaction, before_dot=before_dot, attempt=attempt)
+            outcomes |= {row.number: outcome for row, outcome in zip(batch, answers, strict=True)}
+        return outcomes
+
+
+class Route:
+    """The hop of one `[[route]]`, over a `Delivery` that knows its server."""
+
+    def __init__(self, name: NodeId, delivery: Delivery) -> None:
+        self._name = name
+        self._delivery = delivery
+
+    async def attempt(
+        self, claimed: Claimed, body: BodyRef, before_dot: Callable[[], Awaitable[None]]
+    ) -> Mapping[int, Outcome]:
+        """See `NextHop`. Recipients go together; one by one after an unknown outcome."""
+        outcomes: dict[int, Outcome] = {}
+        for batch in _route_batches(claimed):
+            attempt = self._delivery.start(
+                self._name,
+                transaction_of(claimed.message, batch, body),
+                slot_wait_s=SLOT_WAIT_S,
+                before_dot=before_dot,
+                source="queue",
+                attempt=max(row.attempts for row in batch),
+            )
+            try:
+                answers = await attempt.result()
+            except asyncio.CancelledError:
+                attempt.drop("the keeper ends")
+                raise
+            outcomes |= {row.number: outcome for row, outcome in zip(batch, answers, strict=True)}
+        return outcomes
+
+
+def _route_batches(claimed: Claimed) -> list[list[QueuedRecipient]]:
+    if claimed.was_unknown:
+        return [[row] for row in claimed.recipients]
+    return batches(claimed.message, claimed.recipients)

@@ -21,8 +21,8 @@ from mailfront.base.ids import MessageId
 from mailfront.base.tasks import cancel_and_wait, spawn
 from mailfront.cluster.node_states import Service
 from mailfront.cluster.node_table import NodeStateTable
-from mailfront.delivery.transaction import Delivery, LmtpRecipient, LmtpTransaction
-from mailfront.mail.address import parse_path
+from mailfront.delivery.attempt_record import describe
+from mailfront.delivery.transaction import Delivery
 from mailfront.mail.body import BodyRef
 from mailfront.mail.names import NodeId
 from mailfront.mail.next_hop import is_next_hop
@@ -32,10 +32,10 @@ from mailfront.queue.queue import Queue
 from mailfront.queue.rows import Claimed, QueuedMessage, QueuedRecipient
 from mailfront.queue.schedule import Window, queue_slots, turns
 from mailfront.store.errors import CorruptBody
-from mailfront.transfer.hops import HopPause, NextHop
+from mailfront.transfer.batches import batches, transaction_of
+from mailfront.transfer.hops import SLOT_WAIT_S, HopPause, NextHop
 from mailfront.transfer.unknown import after_sending, without_sending
 
-SLOT_WAIT_S = 30.0
 LONGEST_SLEEP_S = 5.0
 MOST_RETRY_S = 30.0
 
@@ -52,6 +52,18 @@ class MailboxSearch(Protocol):
 
     async def find(self, node: NodeId, node_user: str, message_id: MessageId, arrived_s: float) -> bool | None:
         """Whether the mailbox has the message; None: it cannot be looked at."""
+        ...
+
+
+class Alarms(Protocol):
+    """Where it is told that a next hop fails. Must be quick and must not raise."""
+
+    def raise_alarm(self, name: str, text: str) -> None:
+        """Raise one, or count it once more."""
+        ...
+
+    def clear_alarm(self, name: str) -> None:
+        """It is over."""
         ...
 
 
@@ -83,7 +95,8 @@ class QueueRunner:
         *,
         owner: str,
         slots: Mapping[NodeId, int],
-        hops: Mapping[NodeId, tuple[NextHop, int]] | None = None,
+        hops: Mapping[NodeId, tuple[NextHop, int]],
+        alarms: Alarms,
         lease_s: float,
         final_timeout_s: float,
     ) -> None:
@@ -94,9 +107,10 @@ class QueueRunner:
         self._clock = clock
         self._owner = owner
         self._lanes = {node: _Lane(Window(most=most)) for node, most in slots.items()}
-        for name, (hop, most) in (hops or {}).items():
+        for name, (hop, most) in hops.items():
             # Nobody else sends there: all of it is the queue's.
             self._lanes[name] = _Lane(Window(most=2 * most), hop=hop)
+        self._alarms = alarms
         self._lease_s = lease_s
         self._final_timeout_s = final_timeout_s
         self._wake = asyncio.Event()
@@ -182,17 +196,28 @@ class QueueRunner:
                 log.error("a queued message failed by our fault", id=claimed.message.id, node=node, exc_info=error)
                 doubt = Unknown(node, "our fault: nobody knows how far it came")
                 outcomes = {row.number: outcomes.get(row.number, doubt) for row in claimed.recipients}
-            if any(_is_node_trouble(outcome) for outcome in outcomes.values()):
+            trouble = next((outcome for outcome in outcomes.values() if _is_node_trouble(outcome)), None)
+            if trouble is not None:
                 lane.window = lane.window.node_failed()
-                lane.pause.failed(self._clock.monotonic_s())
+                self._hop_failed(node, lane, trouble)
             elif lane.hop is not None or any(isinstance(outcome, Delivered) for outcome in outcomes.values()):
                 lane.window = lane.window.succeeded()
-                if lane.pause.worked():
-                    self._queue.pending.kick(node, self._clock.wall_s())
+                self._hop_worked(node, lane)
             await self._settle(claimed, outcomes)
         finally:
             lane.in_use -= 1
             self.wake()
+
+    def _hop_failed(self, node: NodeId, lane: _Lane, trouble: Outcome) -> None:
+        if lane.hop is not None:
+            lane.pause.failed(self._clock.monotonic_s())
+            text = f"mail for {node} waits in the queue; the last attempt there: {describe(trouble)}"
+            self._alarms.raise_alarm(f"queue.hop_fails.{node}", text)
+
+    def _hop_worked(self, node: NodeId, lane: _Lane) -> None:
+        if lane.pause.worked():
+            self._queue.pending.kick(node, self._clock.wall_s())
+            self._alarms.clear_alarm(f"queue.hop_fails.{node}")
 
     async def _attempt(self, node: NodeId, claimed: Claimed, outcomes: dict[int, Outcome]) -> None:
         """Fill in the outcomes as they become known."""
@@ -209,7 +234,7 @@ class QueueRunner:
             for number, outcome in (await self._hand_on(hop, left)).items():
                 outcomes[number] = after_sending(there.get(number, False), outcome, node)
             return
-        for batch in _without_doubles([row for row in claimed.recipients if row.number not in outcomes]):
+        for batch in batches(claimed.message, [row for row in claimed.recipients if row.number not in outcomes]):
             for number, outcome in (await self._deliver(node, claimed.message, batch)).items():
                 outcomes[number] = after_sending(there.get(number, False), outcome, node)
 
@@ -255,11 +280,15 @@ class QueueRunner:
 
     async def _hand_on(self, hop: NextHop, claimed: Claimed) -> Mapping[int, Outcome]:
         body = _WatchedBody(self._queue.body(claimed.message))
+        outcomes: Mapping[int, Outcome] = {}
         try:
-            return await hop.attempt(claimed, body, self._lease_check())
+            outcomes = await hop.attempt(claimed, body, self._lease_check())
         except CorruptBody:
-            await self._queue.set_aside(claimed.message.id, body.problem)
-            return {}
+            pass
+        if not body.problem:
+            return outcomes
+        await self._queue.set_aside(claimed.message.id, body.problem)
+        return {}
 
     def _lease_check(self) -> Callable[[], Awaitable[None]]:
         """A claim's last check before the final dot: raises Unavailable if its lease would not outlast the answer."""
@@ -306,31 +335,6 @@ class _WatchedBody:
 
     def head(self, limit_bytes: int) -> bytes:
         return self._body.head(limit_bytes)
-
-
-def transaction_of(message: QueuedMessage, rows: Sequence[QueuedRecipient], body: BodyRef) -> LmtpTransaction:
-    """The LMTP transaction that delivers rows of one message."""
-    return LmtpTransaction(
-        id=message.id,
-        reverse_path=None if message.reverse_path is None else parse_path(message.reverse_path),
-        body_type=message.body_type,
-        smtputf8=message.smtputf8,
-        ret=message.ret,
-        envid=message.envid,
-        recipients=tuple(LmtpRecipient(row.node_user, row.options) for row in rows),
-        body=body,
-    )
-
-
-def _without_doubles(rows: Sequence[QueuedRecipient]) -> list[list[QueuedRecipient]]:
-    """Split rows so that no transaction names a mailbox twice."""
-    batches: list[dict[str, QueuedRecipient]] = []
-    for row in rows:
-        batch = next((batch for batch in batches if row.node_user not in batch), None)
-        if batch is None:
-            batches.append(batch := {})
-        batch[row.node_user] = row
-    return [list(batch.values()) for batch in batches]
 
 
 def _is_node_trouble(outcome: Outcome) -> bool:

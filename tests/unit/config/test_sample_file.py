@@ -46,7 +46,9 @@ def test_the_sample_names_every_setting() -> None:
     """No setting is missing, so that nobody has to guess its name."""
     document = tomllib.loads(_OFF.sub("", SAMPLE.read_text()))
     shown = {re.sub(r"\.\d+", "", path) for path, _ in flat("", document)}
-    missing = {path for path in settings_of("", Configuration) if path not in shown} - NOT_SHOWN
+    # A route is shown as a comment: nobody has one unless he has that server.
+    wanted = {path for path in settings_of("", Configuration) if not path.startswith("route.")}
+    missing = wanted - shown - NOT_SHOWN
     assert not missing
 
 

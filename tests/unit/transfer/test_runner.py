@@ -16,6 +16,7 @@ from mailfront.mail.body import MemoryBody
 from mailfront.mail.names import NodeId
 from mailfront.mail.outcome import Delivered, Outcome
 from mailfront.mail.reply import reply
+from mailfront.observe.health import HealthTable
 from mailfront.queue.queue import Queue
 from mailfront.queue.rows import QueuedRecipient, RecipientState
 from mailfront.store import recipient_rows
@@ -92,6 +93,8 @@ async def test_our_own_fault_leaves_no_row_active(store: Store, clock: ManualClo
         clock,
         owner="pid:1",
         slots={A: 4},
+        hops={},
+        alarms=HealthTable(clock),
         lease_s=900.0,
         final_timeout_s=600.0,
     )
