@@ -6,6 +6,7 @@ a while, each time longer; the first that works ends that, and everything that w
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from math import inf
 from typing import Protocol
 
 from mailfront.base.backoff import exponential_s
@@ -35,13 +36,18 @@ class NextHop(Protocol):
 class HopPause:
     """When one hop may be tried. Pure: time is an argument."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_s: float = FIRST_PAUSE_S) -> None:
+        self._first_s = first_s
         self._failures_count = 0
         self._until_s = 0.0
 
     def may_try(self, now_s: float) -> bool:
         """Whether it is worth trying now."""
         return now_s >= self._until_s
+
+    def left_s(self, now_s: float) -> float:
+        """How long it is not to be tried yet; infinity if it may be."""
+        return inf if self.may_try(now_s) else self._until_s - now_s
 
     @property
     def is_failing(self) -> bool:
@@ -53,7 +59,7 @@ class HopPause:
         if now_s < self._until_s:
             return
         self._failures_count += 1
-        self._until_s = now_s + exponential_s(self._failures_count, first_s=FIRST_PAUSE_S, most_s=MOST_PAUSE_S)
+        self._until_s = now_s + exponential_s(self._failures_count, first_s=self._first_s, most_s=MOST_PAUSE_S)
 
     def worked(self) -> bool:
         """The hop did its part. Returns whether it had failed before."""

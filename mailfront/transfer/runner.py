@@ -12,6 +12,7 @@ store's gate is shut.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Protocol
 
 from mailfront.base.backoff import exponential_s
@@ -33,7 +34,7 @@ from mailfront.queue.rows import Claimed, QueuedMessage, QueuedRecipient
 from mailfront.queue.schedule import Window, queue_slots, turns
 from mailfront.store.errors import CorruptBody
 from mailfront.transfer.batches import batches, transaction_of
-from mailfront.transfer.hops import SLOT_WAIT_S, HopPause, NextHop
+from mailfront.transfer.hops import FIRST_PAUSE_S, SLOT_WAIT_S, HopPause, NextHop
 from mailfront.transfer.unknown import after_sending, without_sending
 
 LONGEST_SLEEP_S = 5.0
@@ -99,6 +100,7 @@ class QueueRunner:
         alarms: Alarms,
         lease_s: float,
         final_timeout_s: float,
+        first_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
         self._queue = queue
         self._delivery = delivery
@@ -109,7 +111,7 @@ class QueueRunner:
         self._lanes = {node: _Lane(Window(most=most)) for node, most in slots.items()}
         for name, (hop, most) in hops.items():
             # Nobody else sends there: all of it is the queue's.
-            self._lanes[name] = _Lane(Window(most=2 * most), hop=hop)
+            self._lanes[name] = _Lane(Window(most=2 * most), hop=hop, pause=HopPause(first_pause_s))
         self._alarms = alarms
         self._lease_s = lease_s
         self._final_timeout_s = final_timeout_s
@@ -140,7 +142,9 @@ class QueueRunner:
                 log.warning("the queue cannot be read", reason=str(error))
             now_s = self._clock.wall_s()
             up = [node for node, lane in self._lanes.items() if self._is_up(node, lane)]
-            sleep_s = min(LONGEST_SLEEP_S, max(0.05, self._queue.pending.next_due_s(up) - now_s))
+            due_s = self._queue.pending.next_due_s(up) - now_s
+            pause_s = min((lane.pause.left_s(self._clock.monotonic_s()) for lane in self._lanes.values()), default=inf)
+            sleep_s = min(LONGEST_SLEEP_S, max(0.05, min(due_s, pause_s)))
             if failures_count:
                 sleep_s = exponential_s(failures_count, first_s=0.5, most_s=MOST_RETRY_S)
             try:

@@ -4,7 +4,7 @@
         await rig.put("ana@x", "ben@x", hop=HOP)
         await rig.until(lambda rows: not rows)
 
-Waits between attempts are short; hops that fail are paused as they are in the keeper.
+Waits between attempts, and pauses of hops that fail, are short.
 """
 
 import asyncio
@@ -114,6 +114,7 @@ class HopRig:
             alarms=self.health,
             lease_s=900.0,
             final_timeout_s=600.0,
+            first_pause_s=0.2,
         )
         self._count = 0
 

@@ -8,12 +8,14 @@ server. One Action stands for every time; a list is used up from the front, once
 per time, and afterwards the peer is good again. The steps:
 
     connect       in place of the greeting
-    LHLO STARTTLS MAIL RCPT DATA BDAT RSET NOOP QUIT    in place of the command's reply
+    LHLO EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP QUIT    in place of the command's reply
     RCPT <a@b>    for this recipient only (goes before RCPT)
     body          when the first bytes of the message arrive
     dot           after the end of data, in place of *all* the replies that follow it
     dot <a@b>     after the end of data, in place of the reply for this recipient
     idle          after the replies of a transaction, unasked
+
+With `smtp=True` it is an SMTP server: EHLO, and one reply after the end of data for all recipients together.
 
 An Action waits `delay_s`, sends its `replies` (None: what a good server says;
 fewer or more than expected, as told), then goes on, or stalls, or closes, or
@@ -71,6 +73,7 @@ class ScriptedLmtpPeer:
 
     extensions   what LHLO offers, besides STARTTLS when `tls` is "starttls"
     context      the server's TLS context; needed for "starttls" and "implicit"
+    smtp         be an SMTP server
 
     `commands`, `transactions` and `connections` may be read at any time.
     """
@@ -84,6 +87,7 @@ class ScriptedLmtpPeer:
         extensions: Sequence[str] = GOOD_EXTENSIONS,
         tls: Literal["off", "starttls", "implicit"] = "off",
         context: ssl.SSLContext | None = None,
+        smtp: bool = False,
     ) -> None:
         if tls != "off" and context is None:
             raise ValueError("TLS needs a context")
@@ -92,6 +96,7 @@ class ScriptedLmtpPeer:
         self.path = path
         self.extensions = tuple(extensions)
         self.tls = tls
+        self.smtp = smtp
         self.commands: list[tuple[int, str]] = []
         self.transactions: list[Transaction] = []
         self.connections = 0
@@ -286,9 +291,11 @@ class _Session:
     def _command(self, line: str) -> None:
         verb = line.split(" ")[0].upper()
         match verb:
-            case "LHLO":
+            case "LHLO" | "EHLO" if (verb == "EHLO") == self.peer.smtp:
                 self._transaction = None
-                self._act(self.peer.next_action("LHLO"), _multiline(["peer.example.edu", *self._offered()]))
+                self._act(self.peer.next_action(verb), _multiline(["peer.example.edu", *self._offered()]))
+            case "AUTH":
+                self._act(self.peer.next_action("AUTH"), ["235 2.7.0 welcome"])
             case "STARTTLS" if self.peer.tls == "starttls" and not self._encrypted:
                 self._act(self.peer.next_action("STARTTLS"), ["220 2.0.0 go"])
                 self._encrypt()
@@ -359,7 +366,9 @@ class _Session:
         transaction.complete = True
         self._transaction = None
         whole = self.peer.next_action("dot")
-        if whole != Action():
+        if self.peer.smtp:
+            self._act(whole, ["250 2.0.0 stored"], transaction.replies)
+        elif whole != Action():
             usual = [f"250 2.0.0 <{address}> stored" for address in transaction.accepted]
             self._act(whole, usual, transaction.replies)
         else:

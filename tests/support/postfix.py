@@ -119,9 +119,12 @@ class PostfixSender:
     """A private Postfix that relays everything to `relay_host`:`relay_port`. Use it as a context manager.
 
     settings  more lines of main.cf
+    services  more lines of master.cf
     """
 
-    def __init__(self, relay_host: str, relay_port: int, *, settings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, relay_host: str, relay_port: int, *, settings: Sequence[str] = (), services: Sequence[str] = ()
+    ) -> None:
         self.host, self.port = "127.0.0.1", free_port()
         self.directory = new_directory("postfix")
         self._etc = self.directory / "etc"
@@ -129,7 +132,7 @@ class PostfixSender:
         self._etc.mkdir()
         (self.directory / "queue").mkdir()  # "postfix check" makes what is in it, and the data folder
         (self._etc / "main.cf").write_text(self._main_cf(relay_host, relay_port, settings))
-        (self._etc / "master.cf").write_text(self._master_cf())
+        (self._etc / "master.cf").write_text(self._master_cf() + "".join(f"{line}\n" for line in services))
         # -d keeps the master in the foreground: it ends with its process group.
         self.process = ManagedProcess(
             [*_as_root(), _binary("master"), "-c", self._etc, "-d"],
