@@ -2,7 +2,7 @@
 
 Order of calls: `start`, then `drain` once. Plain TCP listeners are accepted by the event loop's own server. Where a
 PROXY header must be read first, or TLS comes before the greeting, or the socket is a UNIX socket, the connection is
-accepted by `mailfront.edge.acceptor`.
+accepted by `mailfront.net.acceptor`.
 
 The sockets are bound by somebody else; they are closed here when accepting ends. Nothing here survives a crash: a
 client whose session is cut off was not told 250.
@@ -13,12 +13,12 @@ import socket
 from collections.abc import Callable, Sequence
 
 from mailfront.base.tasks import cancel_and_wait, spawn
-from mailfront.edge.acceptor import Acceptor
-from mailfront.edge.connection import EdgeConnection
+from mailfront.edge.connection import NEWCOMER_S, EdgeConnection
 from mailfront.edge.listener import EdgeListener
 from mailfront.edge.port import Admission, EmitEvent, Intake
 from mailfront.edge.session import EdgeSession, LmtpSession
 from mailfront.edge.settings import LimitsSettings
+from mailfront.net.acceptor import Acceptor, Dropped, Reception
 from mailfront.net.body import BodyBudget
 from mailfront.net.settings import ListenSettings
 from mailfront.net.tls import ServerTls
@@ -85,12 +85,31 @@ class EdgeServer:
             listening.setblocking(False)
             if listening.family == socket.AF_UNIX or settings.tls == "implicit" or settings.proxy_protocol:
                 listening.listen(BACKLOG)
-                acceptor = Acceptor(self._listener, listening, self._make_session)
+                acceptor = Acceptor(self._reception(), listening, self._make_session)
                 self._acceptors.append(acceptor)
                 self._accepting.append(spawn(acceptor.run(), name=f"accept {settings.address}"))
             else:
                 server = await self._listener.loop.create_server(self._make_session, sock=listening, backlog=BACKLOG)
                 self._servers.append(server)
+
+    def _reception(self) -> Reception:
+        listener = self._listener
+        tls = listener.tls if listener.settings.tls == "implicit" else None
+        return Reception(
+            name=listener.name,
+            proxy_networks=listener.settings.proxy_protocol,
+            proxy_timeout_s=listener.limits.proxy_timeout,
+            tls_context=lambda: tls.context if tls is not None else None,
+            tls_timeout_s=listener.limits.tls_timeout,
+            per_ip_limit=listener.limits.connections_per_ip,
+            dropped=self._dropped,
+            shook_hands=lambda well: metrics.EDGE_TLS_HANDSHAKES.inc("ok" if well else "failed"),
+        )
+
+    def _dropped(self, result: Dropped) -> None:
+        metrics.EDGE_CONNECTIONS.inc(self._listener.name, result)
+        if result == "refused_proxy":
+            metrics.EDGE_REJECTIONS.inc("proxy_header")
 
     async def _keep_time(self) -> None:
         limits = self._listener.limits
@@ -121,7 +140,7 @@ class EdgeServer:
         timekeeper, *accepting = self._accepting
         await cancel_and_wait(*accepting)
         for acceptor in self._acceptors:
-            await acceptor.close()
+            await acceptor.close(NEWCOMER_S)
         for session in list(listener.sessions):
             session.ask_to_leave(now=False)
         try:

@@ -11,15 +11,17 @@ from mailfront.base.settings import FilePath, Settings
 from mailfront.net.networks import Networks
 from mailfront.net.sockets import UnixAddress, parse_listen_address
 
-_LATER_ROLES = ("imap", "pop3", "sieve", "submission")
+_LATER_ROLES = ("pop3", "sieve", "submission")
+_SESSION_ROLES = ("imap",)
 _ADMIN_ADDRESS = "127.0.0.1:9465"
 
 
 class ListenSettings(Settings):
     """One address that we listen on, and what is spoken there."""
 
-    role: Literal["smtp", "lmtp", "admin"]
-    """`smtp`: mail comes in. `lmtp`: the same with one answer per recipient. `admin`: `/metrics` and `/healthz`."""
+    role: Literal["smtp", "lmtp", "imap", "admin"]
+    """`smtp`: mail comes in. `lmtp`: the same with one answer per recipient. `imap`: people log in to read it. `admin`:
+    `/metrics` and `/healthz`."""
     address: str = ""
     """`"0.0.0.0:25"`, `"[::]:25"` (IPv6 only) or `"unix:/path"`. An `admin` listener without one listens on
     `127.0.0.1:9465`."""
@@ -41,7 +43,7 @@ class ListenSettings(Settings):
     @classmethod
     def _role_of_this_version(cls, value: Any) -> Any:
         if value in _LATER_ROLES:
-            raise ValueError(f'role "{value}" is not in this version; use "smtp", "lmtp" or "admin"')
+            raise ValueError(f'role "{value}" is not in this version; use "smtp", "lmtp", "imap" or "admin"')
         return value
 
     @field_validator("address")
@@ -65,6 +67,8 @@ class ListenSettings(Settings):
         on_unix_socket = isinstance(parse_listen_address(self.address), UnixAddress)
         if self.role == "admin" and (self.tls != "off" or self.proxy_protocol or self.xclient or self.dsn):
             raise ValueError("an admin listener has no tls, proxy_protocol, xclient or dsn")
+        if self.role in _SESSION_ROLES and (self.xclient or self.dsn):
+            raise ValueError(f'xclient and dsn are for mail; a listener with the role "{self.role}" has neither')
         if self.role == "admin" and on_unix_socket:
             raise ValueError('an admin listener needs a TCP address, such as "127.0.0.1:9465"')
         if on_unix_socket and (self.tls != "off" or self.proxy_protocol or self.xclient):

@@ -4,23 +4,24 @@ The PROXY header is read from the bare socket, not one byte more: what follows i
 the socket for whoever comes next. A header is required from the listed networks and from nobody else. Each TLS
 handshake uses the certificates of its moment, so a new certificate needs no new listener.
 
-At most `MAX_WAITING` connections may be in this state, each as long as `proxy_timeout` and `tls_timeout` allow. At most
-`connections_per_ip` of one address may be in a TLS handshake, so that one client cannot keep the others out.
+At most `MAX_WAITING` connections may be in this state, each as long as the `Reception` allows. At most `per_ip_limit`
+of one address may be in a TLS handshake, so that one client cannot keep the others out.
 """
 
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 from mailfront.base.errors import RemoteProtocolError
 from mailfront.base.tasks import cancel_and_wait, spawn
-from mailfront.edge.connection import NEWCOMER_S, EdgeConnection, log
-from mailfront.edge.listener import EdgeListener
 from mailfront.net.connections import counted_as
-from mailfront.net.networks import canonical_ip, is_listed
-from mailfront.observe import metrics
+from mailfront.net.networks import Network, canonical_ip, is_listed
+from mailfront.observe.log import get
 from mailfront.protocol.proxy_header import NeedMore, ProxiedAddress, ProxyHeaderParser
 
 MAX_WAITING = 1024
@@ -29,6 +30,26 @@ RETRY_S = 0.1
 
 Proxied = tuple[str, int, str]
 """Client ip, client port, ip of the load balancer."""
+Dropped = Literal["refused_total", "refused_per_ip", "refused_proxy"]
+
+log = get("net")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reception:
+    """What an acceptor must know of its listener. `tls_context` is asked at each handshake; None: no TLS comes first.
+
+    `dropped` and `shook_hands` count: a connection that was not let in, a handshake that went well or not.
+    """
+
+    name: str
+    proxy_networks: tuple[Network, ...]
+    proxy_timeout_s: float
+    tls_context: Callable[[], ssl.SSLContext | None]
+    tls_timeout_s: float
+    per_ip_limit: int
+    dropped: Callable[[Dropped], None]
+    shook_hands: Callable[[bool], None]
 
 
 class Acceptor:
@@ -36,11 +57,12 @@ class Acceptor:
 
     def __init__(
         self,
-        listener: EdgeListener,
+        reception: Reception,
         listening: socket.socket,
-        make_session: Callable[[Proxied | None], EdgeConnection],
+        make_session: Callable[[Proxied | None], asyncio.Protocol],
     ) -> None:
-        self._listener = listener
+        self._reception = reception
+        self._loop = asyncio.get_running_loop()
         self._socket = listening
         self._make_session = make_session
         self._waiting: set[asyncio.Task[None]] = set()
@@ -48,41 +70,40 @@ class Acceptor:
 
     async def run(self) -> None:
         """Accept until cancelled."""
-        loop = self._listener.loop
+        name = self._reception.name
         while True:
             try:
-                connection, address = await loop.sock_accept(self._socket)
+                connection, address = await self._loop.sock_accept(self._socket)
             except OSError as error:
                 # The client was quicker to leave, or we are out of descriptors: that passes.
-                log.warning("cannot accept a connection", listener=self._listener.name, reason=str(error))
+                log.warning("cannot accept a connection", listener=name, reason=str(error))
                 await asyncio.sleep(RETRY_S)
                 continue
             if len(self._waiting) >= MAX_WAITING:
                 self._drop(connection, "refused_total")
                 continue
             connection.setblocking(False)
-            task = spawn(self._begin(connection, address), name=f"begin {self._listener.name}")
+            task = spawn(self._begin(connection, address), name=f"begin {name}")
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)
 
-    async def close(self) -> None:
-        """Stop: close the listening socket and drop the connections that do not begin their dialogue soon."""
+    async def close(self, grace_s: float) -> None:
+        """Stop: close the listening socket and drop the connections that do not begin their dialogue in `grace_s`."""
         self._socket.close()
         if self._waiting:
-            await asyncio.wait(self._waiting, timeout=NEWCOMER_S)
+            await asyncio.wait(self._waiting, timeout=grace_s)
         await cancel_and_wait(*self._waiting)
 
-    def _drop(self, connection: socket.socket, result: str) -> None:
-        metrics.EDGE_CONNECTIONS.inc(self._listener.name, result)
+    def _drop(self, connection: socket.socket, result: Dropped) -> None:
+        self._reception.dropped(result)
         connection.close()
 
     async def _begin(self, connection: socket.socket, address: object) -> None:
-        listener = self._listener
+        reception = self._reception
         try:
             proxied = await self._proxied(connection, address)
         except (OSError, TimeoutError, RemoteProtocolError) as error:
-            log.info("no PROXY header", listener=listener.name, peer=str(address), reason=str(error))
-            metrics.EDGE_REJECTIONS.inc("proxy_header")
+            log.info("no PROXY header", listener=reception.name, peer=str(address), reason=str(error))
             self._drop(connection, "refused_proxy")
             return
         except asyncio.CancelledError:
@@ -90,7 +111,7 @@ class Acceptor:
             raise
         ip = proxied[0] if proxied is not None else address[0] if isinstance(address, tuple) else ""
         client = counted_as(ip) if ip else b""
-        if ip and self._shaking_hands[client] >= listener.limits.connections_per_ip:
+        if ip and self._shaking_hands[client] >= reception.per_ip_limit:
             self._drop(connection, "refused_per_ip")
             return
         self._shaking_hands[client] += 1
@@ -103,34 +124,34 @@ class Acceptor:
 
     async def _connect(self, connection: socket.socket, address: object, proxied: Proxied | None) -> None:
         """Make the session; over TLS once the handshake is done."""
-        listener = self._listener
-        tls = listener.tls if listener.settings.tls == "implicit" else None
+        reception = self._reception
+        context = reception.tls_context()
         try:
-            await listener.loop.connect_accepted_socket(
+            await self._loop.connect_accepted_socket(
                 lambda: self._make_session(proxied),
                 connection,
-                ssl=tls.context if tls is not None else None,
-                ssl_handshake_timeout=listener.limits.tls_timeout if tls is not None else None,
+                ssl=context,
+                ssl_handshake_timeout=reception.tls_timeout_s if context is not None else None,
             )
         except (OSError, TimeoutError) as error:
-            log.info("TLS handshake failed", listener=listener.name, peer=str(address), reason=str(error))
-            metrics.EDGE_TLS_HANDSHAKES.inc("failed")
+            log.info("TLS handshake failed", listener=reception.name, peer=str(address), reason=str(error))
+            reception.shook_hands(False)
             with contextlib.suppress(OSError):
                 connection.close()
         else:
-            if tls is not None:
-                metrics.EDGE_TLS_HANDSHAKES.inc("ok")
+            if context is not None:
+                reception.shook_hands(True)
 
     async def _proxied(self, connection: socket.socket, address: object) -> Proxied | None:
         """Read the PROXY header, if this peer must send one. Returns None if the peer speaks for itself."""
-        networks = self._listener.settings.proxy_protocol
+        networks = self._reception.proxy_networks
         if not networks or not isinstance(address, tuple):
             return None
         peer_ip = canonical_ip(address[0])
         if not is_listed(peer_ip, networks):
             return None
         parser = ProxyHeaderParser()
-        async with asyncio.timeout(self._listener.limits.proxy_timeout):
+        async with asyncio.timeout(self._reception.proxy_timeout_s):
             while True:
                 await self._readable(connection)
                 data = connection.recv(PEEK_BYTES, socket.MSG_PEEK)
@@ -144,7 +165,7 @@ class Acceptor:
                 return (found.ip, found.port, peer_ip) if isinstance(found, ProxiedAddress) else None
 
     async def _readable(self, connection: socket.socket) -> None:
-        loop = self._listener.loop
+        loop = self._loop
         ready: asyncio.Future[None] = loop.create_future()
         loop.add_reader(connection, lambda: None if ready.done() else ready.set_result(None))
         try:
