@@ -17,6 +17,8 @@ from mailfront.mail.names import MailboxKey
 MAILBOX_NAME = r"[^\s<>\"\\\x00-\x20\x7f-\x9f]{1,255}"
 """What a storage node may be told: it goes, unquoted, into LMTP commands and logins."""
 
+MAX_LOGIN_CHARS = 255
+
 # Printable, unchanged by NFKC, and mapped to nothing by RFC 4518 section 2.2.
 _IGNORED_BY_LDAP = re.compile("[\u034f\u1806\u180b-\u180d\ufe00-\ufe0f\ufffc\U000e0100-\U000e01ef]")
 
@@ -49,6 +51,13 @@ def can_exist(address: Address) -> bool:
     if local != local.strip(" ") or "  " in local or " " in domain:
         return False
     return (local.isascii() or _is_prepared(local)) and (domain.isascii() or _is_prepared(domain))
+
+
+def login_key(name: str) -> str | None:
+    """The form that identifies a login name, and that the directory is asked for; None if nobody can have it."""
+    if not (0 < len(name) <= MAX_LOGIN_CHARS and name.isprintable()) or name != name.strip(" ") or "  " in name:
+        return None
+    return canonical_text(name) if name.isascii() or _is_prepared(name) else None
 
 
 def _is_prepared(text: str) -> bool:

@@ -1,7 +1,8 @@
-"""The directory as the rest of mailfront sees it: one question, three answers, whatever is behind.
+"""The directory as the rest of mailfront sees it: a question, three answers, whatever is behind.
 
 Order of calls: `Directory(...)`, `open()`, any number of `recipient(...)`, `close()`. A reload makes a new one. The
-caller checks that a domain is local: nothing here knows which domains are ours. Logins are not served.
+caller checks that a domain is local: nothing here knows which domains are ours. Logins have two questions of their own
+(`account`, `authenticate`); see `logins`.
 """
 
 import asyncio
@@ -11,11 +12,13 @@ from pathlib import Path
 from mailfront.base.backoff import jittered_s
 from mailfront.base.clock import Clock
 from mailfront.base.errors import Unavailable
+from mailfront.base.secret import Secret
 from mailfront.base.tasks import cancel_and_wait, spawn
 from mailfront.directory.answers import Answer
 from mailfront.directory.cache import AnswerTable
 from mailfront.directory.counters import CountersReport, DirectoryCounters
 from mailfront.directory.ldap import LdapDirectory
+from mailfront.directory.logins import LoginAnswer, LoginTable
 from mailfront.directory.settings import LdapSettings, StaticSettings
 from mailfront.directory.snapshot import SnapshotRefused, SnapshotStore
 from mailfront.directory.static import StaticDirectory
@@ -45,19 +48,21 @@ class Directory:
         self.counters = DirectoryCounters()
         self._answers: AnswerTable | StaticDirectory
         self._behind: LdapDirectory | StaticDirectory
+        self._logins: LoginTable | StaticDirectory
         self._snapshot: SnapshotStore | None = None
         self._snapshot_s: float | None = None
         self._snapshot_problem = ""
         self._tasks: list[asyncio.Task[None]] = []
         self._report = CountersReport(self.counters)
         if isinstance(settings, StaticSettings):
-            self._answers = self._behind = StaticDirectory(settings)
+            self._answers = self._behind = self._logins = StaticDirectory(settings)
             return
         if settings.snapshot is not None:
             self._snapshot = SnapshotStore(settings, state_dir=state_dir, clock=clock)
             self._snapshot_s = settings.snapshot if keeps_snapshot else None
         self._behind = ldap = LdapDirectory(settings, counters=self.counters)
         self._answers = AnswerTable(ldap, self._snapshot, settings=settings, clock=clock, counters=self.counters)
+        self._logins = LoginTable(ldap, settings=settings, clock=clock)
 
     async def open(self) -> None:
         """Begin to keep the snapshot, and to tell the metrics. Never fails because a server is down."""
@@ -76,6 +81,15 @@ class Directory:
         self.counters.lookups += 1
         return await self._answers.recipient(address)
 
+    async def account(self, name: str) -> LoginAnswer:
+        """Whose login name is this? For logins that the node judges. Never raises for directory trouble."""
+        return await self._logins.account(name)
+
+    async def authenticate(self, name: str, password: Secret, mechanism: str) -> LoginAnswer:
+        """Is this the password of that name? A password that was right a moment ago is answered without yielding to the
+        event loop. Never raises for directory trouble: that is `CannotSay`, never `Denied`. Cancellation is safe."""
+        return await self._logins.authenticate(name, password, mechanism)
+
     async def reachable(self) -> tuple[str, ...]:
         """Try every server now: connect, bind, one search. One line for each thing that is wrong, with what to do
         about it; none if all is well. Takes at most `directory.timeout`."""
@@ -93,6 +107,8 @@ class Directory:
         await cancel_and_wait(*self._tasks)
         if isinstance(self._answers, AnswerTable):
             await self._answers.close()
+        if isinstance(self._logins, LoginTable):
+            await self._logins.close()
         await self._behind.close()
 
     async def _tell_metrics(self) -> None:

@@ -1,8 +1,8 @@
 """An LDAP search filter with placeholders (RFC 4515): parsed once, filled with escaped values only. Pure.
 
-Placeholders: `{address}`, `{local}`, `{domain}`. What a client sent stands only inside the value of a comparison, and
-there every byte that is not a letter, a digit or one of `@ . _ -` is written as `\\xx`: no value can end the
-comparison, add a wildcard or start another filter.
+Placeholders: `{address}`, `{local}`, `{domain}`; in a filter for logins also `{login}`. What a client sent stands only
+inside the value of a comparison, and there every byte that is not a letter, a digit or one of `@ . _ -` is written as
+`\\xx`: no value can end the comparison, add a wildcard or start another filter.
 
 The same tree answers from a snapshot without a server (`keys`, `matches`). Parts without a placeholder are taken as
 true there: the server checked them when the snapshot was made. A template where that would be wrong (a placeholder
@@ -18,7 +18,8 @@ from mailfront.mail.address import Address
 
 MAX_TEMPLATE_CHARS = 4096
 MAX_DEPTH = 20
-PLACEHOLDERS = frozenset({"address", "local", "domain"})
+PLACEHOLDERS = ("address", "local", "domain")
+LOGIN_PLACEHOLDERS = ("login", *PLACEHOLDERS)
 
 _SAFE = re.compile(rb"[A-Za-z0-9@._\-]")
 _ESCAPE = {byte: chr(byte) if _SAFE.fullmatch(bytes([byte])) else f"\\{byte:02x}" for byte in range(256)}
@@ -52,7 +53,7 @@ class _Group:
 class FilterTemplate:
     """One template. Immutable."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, placeholders: tuple[str, ...] = PLACEHOLDERS) -> None:
         """Parse. Raises ValueError with the reason, for the person who wrote the template."""
         if len(text) > MAX_TEMPLATE_CHARS:
             raise ValueError(f"the filter is longer than {MAX_TEMPLATE_CHARS} characters")
@@ -60,18 +61,28 @@ class FilterTemplate:
         if end != len(text):
             raise ValueError(f"text behind the end of the filter: {text[end:]!r}")
         self._pieces: list[str] = _PLACEHOLDER.split(_show(self._root))
-        unknown = sorted(set(self._pieces[1::2]) - PLACEHOLDERS)
+        unknown = sorted(set(self._pieces[1::2]) - set(placeholders))
         if unknown:
-            raise ValueError(f"{{{unknown[0]}}} is not known here; use {{address}}, {{local}} or {{domain}}")
+            known = ", ".join(f"{{{name}}}" for name in placeholders)
+            raise ValueError(f"{{{unknown[0]}}} is not known here; use one of {known}")
         if len(self._pieces) == 1:
-            raise ValueError("the filter has no placeholder: every address would get the same answer; use {address}")
+            first = f"{{{placeholders[0]}}}"
+            raise ValueError(f"the filter has no placeholder: everybody would get the same answer; use {first}")
         self._leaves = tuple(item for item in _items(self._root) if item.has_placeholder)
         self.attributes: frozenset[str] = frozenset(item.attribute for item in self._leaves)
         self.snapshot_problem: str = _snapshot_problem(self._root, negated=False)
 
     def fill(self, address: Address) -> str:
         """The filter that asks for one address."""
-        values = _values(address)
+        return self._filled(_values(address))
+
+    def fill_login(self, login: str) -> str:
+        """The filter that asks for one login name. `{local}` and `{domain}` are its parts around the last `@`; without
+        one it is all local."""
+        local, _, domain = login.rpartition("@") if "@" in login else (login, "", "")
+        return self._filled({"login": login, "address": login, "local": local, "domain": domain})
+
+    def _filled(self, values: Mapping[str, str]) -> str:
         return "".join(
             [escape_value(values[piece]) if number % 2 else piece for number, piece in enumerate(self._pieces)]
         )

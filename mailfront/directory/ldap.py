@@ -11,10 +11,13 @@ One look-up ends within `directory.timeout`, shared out over the servers that ar
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mailfront.base.backoff import exponential_s, jittered_s
 from mailfront.base.errors import Unavailable
+from mailfront.base.secret import Secret
 from mailfront.base.tasks import cancel_and_wait, spawn
 from mailfront.directory.answers import CannotSay, Found, NoSuch
 from mailfront.directory.counters import DirectoryCounters
@@ -31,12 +34,15 @@ ALL_ENTRIES_S = 1800.0
 
 _PROBED = Address("mailfront-probe", "localhost.invalid")
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Member:
     server: LdapServer
+    logins: LdapServer
     down_reason: str = ""
     down_since_s: float = 0.0
     revival: asyncio.Task[None] | None = None
@@ -51,7 +57,7 @@ class LdapDirectory:
         self._counters = counters
         self._template = FilterTemplate(settings.recipient_filter)
         self._reader = EntryReader(settings)
-        self._members = tuple(_Member(LdapServer(url, settings)) for url in settings.urls)
+        self._members = tuple(_Member(LdapServer(url, settings), LdapServer(url, settings)) for url in settings.urls)
 
     @property
     def connects_count(self) -> int:
@@ -63,7 +69,7 @@ class LdapDirectory:
 
         Raises Unavailable if no server can answer. Cancellation is safe.
         """
-        entries = await self._search(self._template.fill(address))
+        entries = await self.find(self._template.fill(address))
         return self._reader.answer(entries, address)
 
     async def all_entries(self) -> list[Entry]:
@@ -96,8 +102,20 @@ class LdapDirectory:
         await cancel_and_wait(*(member.revival for member in self._members if member.revival is not None))
         for member in self._members:
             await member.server.close()
+            await member.logins.close()
 
-    async def _search(self, search_filter: str) -> list[Entry]:
+    async def find(self, search_filter: str) -> list[Entry]:
+        """The entries that match a filter, a few at most. Ends within `directory.timeout`. Raises Unavailable."""
+        return await self._first_that_works(
+            lambda member, limit_s: member.server.search(search_filter, self._reader.wanted, limit_s=limit_s)
+        )
+
+    async def verify(self, dn: str, password: Secret) -> bool:
+        """Whether a server says that this is the entry's password. On connections of their own, so that slow password
+        hashes hold up no look-up. Ends within `directory.timeout`. Raises Unavailable."""
+        return await self._first_that_works(lambda member, limit_s: member.logins.verify(dn, password, limit_s=limit_s))
+
+    async def _first_that_works(self, call: Callable[[_Member, float], Awaitable[T]]) -> T:
         members = [member for member in self._members if not member.down_reason]
         end_s = time.monotonic() + self._timeout_s
         refusal = ""
@@ -105,7 +123,7 @@ class LdapDirectory:
             share_s = (end_s - time.monotonic()) / (len(members) - number)
             self._counters.ldap_searches += 1
             try:
-                return await member.server.search(search_filter, self._reader.wanted, limit_s=share_s)
+                return await call(member, share_s)
             except SearchRefused as error:
                 self._counters.ldap_failures += 1
                 refusal = str(error)

@@ -34,6 +34,7 @@ PAGE_PAUSE_S = 0.03
 """Between two pages of the snapshot: decoding a page holds the interpreter about this long."""
 
 _SUCCESS, _SIZE_LIMIT_EXCEEDED, _NO_SUCH_OBJECT, _BUSY, _UNAVAILABLE = 0, 4, 32, 51, 52
+_NO_PASSWORD_HERE, _WRONG_PASSWORD = 48, 49
 _PAGED_RESULTS = "1.2.840.113556.1.4.319"
 
 _log = logging.getLogger(__name__)
@@ -155,6 +156,24 @@ class LdapConnection:
             if not cookie:
                 return
             time.sleep(PAGE_PAUSE_S)
+
+    def verify(self, dn: str, password: Secret) -> bool:
+        """Bind as somebody: whether the server says that the password is right. The connection then belongs to that
+        entry, and may only be used to verify others. An empty password is never sent: servers take it for anonymous.
+        Raises ServerDown, SearchRefused."""
+        if not password.reveal():
+            return False
+        with self._explained():
+            self._ldap.user, self._ldap.authentication = dn, ldap3.SIMPLE
+            self._ldap.password = password.reveal()
+            try:
+                _, result, _, _ = self._ldap.bind(read_server_info=False)
+            finally:
+                self._ldap.password = None
+            if result["result"] in {_NO_PASSWORD_HERE, _WRONG_PASSWORD}:
+                return False
+            self._check(result)
+            return True
 
     def shut_down(self) -> None:
         """From another thread: the call under way ends with an error."""

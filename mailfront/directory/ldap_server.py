@@ -15,7 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
+from mailfront.base.secret import Secret
 from mailfront.directory.entries import Entry
 from mailfront.directory.ldap_connection import LdapConnection, SearchRefused, ServerDown, connector
 from mailfront.directory.settings import LdapSettings
@@ -26,6 +28,8 @@ RETRY_WITHIN_S = 1.0
 """Servers close idle connections. One that was lost this soon after it was taken up again is worth a fresh try."""
 SIZE_LIMIT = 10
 """One address has one entry. Many would be answered the same as two."""
+
+T = TypeVar("T")
 
 
 class _Attempt:
@@ -65,7 +69,18 @@ class LdapServer:
         """
 
         def call(attempt: _Attempt) -> list[Entry]:
-            return self._search(attempt, search_filter, attributes)
+            return self._on_connection(
+                attempt, lambda connection: connection.search(search_filter, attributes, SIZE_LIMIT)
+            )
+
+        return await self._in_thread(self._threads, limit_s, call)
+
+    async def verify(self, dn: str, password: Secret, *, limit_s: float) -> bool:
+        """Whether this password is that entry's, by binding as it. The connection must serve nothing else afterwards:
+        use an object of its own for this. Ends within `limit_s` seconds. Raises ServerDown, SearchRefused."""
+
+        def call(attempt: _Attempt) -> bool:
+            return self._on_connection(attempt, lambda connection: connection.verify(dn, password))
 
         return await self._in_thread(self._threads, limit_s, call)
 
@@ -98,15 +113,13 @@ class LdapServer:
             self._idle.pop()[0].close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _in_thread(
-        self, threads: ThreadPoolExecutor | None, limit_s: float, call: Callable[[_Attempt], list[Entry]]
-    ) -> list[Entry]:
+    async def _in_thread(self, threads: ThreadPoolExecutor | None, limit_s: float, call: Callable[[_Attempt], T]) -> T:
         """Run `call` in the pool; in the loop's own threads if `threads` is None (rare calls outside the pool)."""
         if self._closed:
             raise ServerDown(f"{self.url}: closed")
         attempt = _Attempt()
 
-        def started() -> list[Entry]:
+        def started() -> T:
             attempt.started_s = time.monotonic()
             return call(attempt)
 
@@ -129,24 +142,22 @@ class LdapServer:
             attempt.abort()
             self._attempts.discard(attempt)
 
-    def _search(self, attempt: _Attempt, search_filter: str, attributes: tuple[str, ...]) -> list[Entry]:
+    def _on_connection(self, attempt: _Attempt, operation: Callable[[LdapConnection], T]) -> T:
         connection = self._take_idle()
         if connection is not None:
             started_s = time.monotonic()
             try:
-                return self._use(attempt, connection, search_filter, attributes)
+                return self._use(attempt, connection, operation)
             except ServerDown:
                 if self._closed or time.monotonic() - started_s > RETRY_WITHIN_S:
                     raise
-        return self._use(attempt, self._connect(attempt), search_filter, attributes)
+        return self._use(attempt, self._connect(attempt), operation)
 
-    def _use(
-        self, attempt: _Attempt, connection: LdapConnection, search_filter: str, attributes: tuple[str, ...]
-    ) -> list[Entry]:
+    def _use(self, attempt: _Attempt, connection: LdapConnection, operation: Callable[[LdapConnection], T]) -> T:
         attempt.connection = connection
         keep = True
         try:
-            return connection.search(search_filter, attributes, SIZE_LIMIT)
+            return operation(connection)
         except ServerDown:
             keep = False
             raise

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from mailfront.base.settings import DurationS, FilePath, Settings
-from mailfront.directory.filter_template import FilterTemplate
+from mailfront.directory.filter_template import LOGIN_PLACEHOLDERS, FilterTemplate
 
 AttributeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$", max_length=128)]
 DEFAULT_PORTS = {"ldap": 389, "ldaps": 636, "ldapi": 0}
@@ -59,6 +59,9 @@ class LdapSettings(Settings):
     """The certificates that servers are verified with. Absent: those of the system. Verification is always on."""
     recipient_filter: str = "(|(mail={address})(mailAlternateAddress={address}))"
     """Finds the entry of a recipient. `{address}`, `{local}` and `{domain}` are put in lower case and escaped."""
+    login_filter: str = "(uid={login})"
+    """Finds the entry of somebody who logs in. `{login}` is the name as given, in lower case and escaped; `{local}` and
+    `{domain}` are its parts around the `@`."""
     timeout: DurationS = Field(default=5.0, ge=1.0, le=60.0)
     """The longest a look-up may take, over all servers."""
     pool: int = Field(default=4, ge=1, le=64)
@@ -69,6 +72,8 @@ class LdapSettings(Settings):
     """How long "no such address" is used without asking again."""
     stale: DurationS = Field(default=86400.0, ge=0)
     """How old a record may be and still be used while no server answers; for the snapshot too."""
+    login_cache: DurationS = Field(default=60.0, ge=0)
+    """How long a password that was right is taken for right without asking again. 0: the directory is always asked."""
     cache_entries: int = Field(default=100_000, ge=1000, le=10_000_000)
     """The most records kept in memory, per worker process; about 1 KiB each. A fifth as many "no such address"."""
     snapshot: DurationS | None = Field(default=None, ge=60.0)
@@ -92,6 +97,12 @@ class LdapSettings(Settings):
     @classmethod
     def _filter_is_sound(cls, value: str) -> str:
         FilterTemplate(value)
+        return value
+
+    @field_validator("login_filter")
+    @classmethod
+    def _login_filter_is_sound(cls, value: str) -> str:
+        FilterTemplate(value, LOGIN_PLACEHOLDERS)
         return value
 
     @model_validator(mode="after")

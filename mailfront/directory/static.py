@@ -1,10 +1,11 @@
 """A directory that is one TOML file, held in memory. No I/O after loading, no cache in front.
 
 All mistakes of the file are reported at once. An address may stand in it once only, be it a primary address, an alias
-or a group. Passwords are checked for their form and not kept: this version serves no logins.
+or a group. A login name is an address, or a mailbox name that only one user has.
 """
 
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,16 +13,20 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from mailfront.base.errors import ConfigError
+from mailfront.base.secret import Secret
 from mailfront.base.settings import Settings
+from mailfront.directory import passwords
 from mailfront.directory.answers import Answer, DirectoryRecord, Found, NoSuch, Source, Status
 from mailfront.directory.canonical import (
     MAILBOX_NAME,
     can_exist,
     canonical_address,
+    login_key,
     lookup_key,
     mailbox_key,
     split_detail,
 )
+from mailfront.directory.logins import DENIED, LoginAnswer
 from mailfront.directory.settings import StaticSettings
 from mailfront.mail.address import Address, parse_path
 from mailfront.mail.names import MailboxKey
@@ -45,7 +50,7 @@ class StaticUser(Settings):
     address: str
     mailbox: str = Field(pattern=f"^{MAILBOX_NAME}$")
     id: str | None = Field(default=None, min_length=1, max_length=255)
-    password: str | None = Field(default=None, pattern=r"^\{(SSHA|PLAIN)\}.+$")
+    password: str | None = Field(default=None, repr=False)
     aliases: Texts = ()
     forward: str | Texts = ()
     host: str | None = Field(default=None, min_length=1)
@@ -56,6 +61,13 @@ class StaticUser(Settings):
     @classmethod
     def _are_addresses(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         return _addresses(value)
+
+    @field_validator("password")
+    @classmethod
+    def _is_password(cls, value: str | None) -> str | None:
+        if value is not None and not passwords.is_password(value):
+            raise ValueError('write it as "{SSHA}..." (salted SHA-1, base64) or "{PLAIN}..."')
+        return value
 
     @field_validator("mailbox", "id", "host")
     @classmethod
@@ -90,7 +102,19 @@ class StaticDirectory:
     def __init__(self, settings: StaticSettings) -> None:
         """Read the file. Raises ConfigError with every mistake in it."""
         self._settings = settings
-        self._answers = _load(settings)
+        self._answers, self._accounts = _load(settings)
+
+    async def account(self, name: str) -> LoginAnswer:
+        """Whose login name is this?"""
+        found = self._accounts.get(login_key(name) or "")
+        return found[0] if found is not None else DENIED
+
+    async def authenticate(self, name: str, password: Secret, mechanism: str) -> LoginAnswer:
+        """Is this the password of that name? The mechanism makes no difference here."""
+        found = self._accounts.get(login_key(name) or "")
+        stored = found[1] if found is not None else None
+        is_right = passwords.matches(stored or passwords.NOBODY, password)
+        return found[0] if found is not None and is_right else DENIED
 
     async def recipient(self, address: Address) -> Answer:
         """Who is this address? Tried as it stands, then without `+detail`."""
@@ -116,7 +140,11 @@ class StaticDirectory:
         """Nothing is open."""
 
 
-def _load(settings: StaticSettings) -> dict[str, Found]:
+_Accounts = dict[str, tuple[Found, str | None]]
+
+
+def _load(settings: StaticSettings) -> tuple[dict[str, Found], _Accounts]:
+    """The answers by address, and the users with their stored passwords by login name."""
     path = settings.file
     content = _parse(path)
     answers: dict[str, Found] = {}
@@ -128,7 +156,19 @@ def _load(settings: StaticSettings) -> dict[str, Found]:
         answers[key] = Found(record, Source.STATIC)
     if problems:
         raise ConfigError(tuple(problems))
-    return answers
+    return answers, _accounts(content, answers)
+
+
+def _accounts(content: StaticFile, answers: dict[str, Found]) -> _Accounts:
+    found: _Accounts = {}
+    mailboxes = Counter(login_key(user.mailbox) for user in content.user)
+    for user in content.user:
+        answer = answers[lookup_key(_parsed(user.address))]
+        names = {login_key(text) for text in (user.address, *user.aliases)}
+        if mailboxes[login_key(user.mailbox)] == 1:
+            names.add(login_key(user.mailbox))
+        found.update((name, (answer, user.password)) for name in names if name is not None)
+    return found
 
 
 def _parse(path: Path) -> StaticFile:

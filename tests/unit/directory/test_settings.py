@@ -44,7 +44,7 @@ def test_the_documented_defaults() -> None:
         ({"snapshot": "1h", "recipient_filter": "(mail=*{address})"}, "remove snapshot"),
         ({"timeout": "0s"}, "greater than or equal to 1"),
         ({"timeout": 5}, "no unit"),
-        ({"login_filter": "(uid={login})"}, "not permitted"),
+        ({"login_filter": "(uid={user})"}, "{login}"),
         ({"attributes": {"mailbox": "u)(id"}}, "match pattern"),
     ],
 )
