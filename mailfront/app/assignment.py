@@ -20,8 +20,8 @@ class Assignment:
 
     `listeners` are pairs: index of the `[[listen]]` section, inherited listening socket. `ready_fd`: write `READY`
     there when serving, or one line of reason before giving up. `lifeline_fd`: end of file there means that the
-    supervisor is gone; drain and exit. `table_fd`: the shared connection table. `admin_fd`: the bound admin socket
-    (keeper only, else -1).
+    supervisor is gone; drain and exit. `table_fd`: the shared connection table of listeners that take mail;
+    `sessions_table_fd`: of those that people log in to. `admin_fd`: the bound admin socket (keeper only, else -1).
     """
 
     config_path: str
@@ -31,6 +31,7 @@ class Assignment:
     ready_fd: int
     lifeline_fd: int
     table_fd: int
+    sessions_table_fd: int
     admin_fd: int = -1
 
     @property

@@ -46,5 +46,4 @@ def _prepare(path: Path, text: str, config: Configuration) -> Supervisor:
     sockets.drop_root(config)
     metrics.prepare(metrics_dir(config))
     log.configure("supervisor", level=config.server.log_level, mask_addresses=config.server.mask_addresses)
-    table_fd = make_table_fd()
-    return Supervisor(path.absolute(), generation, admin_socket, table_fd)
+    return Supervisor(path.absolute(), generation, admin_socket, (make_table_fd(), make_table_fd()))

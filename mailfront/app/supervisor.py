@@ -52,11 +52,12 @@ class Generation:
 class Supervisor:
     """Runs one front end until it is told to stop."""
 
-    def __init__(self, path: Path, generation: Generation, admin_socket: socket, table_fd: int) -> None:
+    def __init__(self, path: Path, generation: Generation, admin_socket: socket, table_fds: tuple[int, int]) -> None:
+        """`table_fds`: the connection tables of listeners that take mail, and of those that people log in to."""
         self._path = path
         self._now = generation
         self._admin_socket = admin_socket
-        self._table_fd = table_fd
+        self._table_fd, self._sessions_table_fd = table_fds
         # Nobody reads or writes here: children see the end of file when this process is gone, even by SIGKILL.
         self._lifeline_read, self._lifeline_write = os.pipe()
         self._keeper: Slot | None = None
@@ -142,9 +143,11 @@ class Supervisor:
             ready_fd=-1,
             lifeline_fd=-1,
             table_fd=self._table_fd,
+            sessions_table_fd=self._sessions_table_fd,
             admin_fd=admin_fd,
         )
-        inherited = (*(fd for _, fd in listeners), self._table_fd, *([admin_fd] if admin_fd >= 0 else []))
+        tables = (self._table_fd, self._sessions_table_fd)
+        inherited = (*(fd for _, fd in listeners), *tables, *([admin_fd] if admin_fd >= 0 else []))
         return Slot(name, module, orders, tuple(dict.fromkeys(inherited)), self._lifeline_read, self._write_pids)
 
     def _write_pids(self) -> None:

@@ -1,4 +1,4 @@
-"""A worker: serves SMTP and LMTP, delivers over LMTP, shares nothing with the other workers.
+"""A worker: serves SMTP and LMTP, delivers over LMTP, lets people log in, shares nothing with the other workers.
 
 Started by the supervisor as `python -m mailfront.app.worker`. It is ready when the keeper's map has arrived and every
 listener accepts. SIGTERM, or the end of the supervisor, drains it: no new clients, open messages are finished, what was
@@ -21,6 +21,7 @@ from mailfront.app.keeper_news import KeeperNews
 from mailfront.app.locator import WorkerLocator
 from mailfront.app.nodes import NodeEvidence, endpoints, worker_connections
 from mailfront.app.process_log import start_process_log
+from mailfront.app.worker_sessions import WorkerSessions
 from mailfront.base.clock import SystemClock
 from mailfront.base.errors import MailfrontError
 from mailfront.base.secret import read_secret_file
@@ -78,7 +79,22 @@ class Worker:
         self._locator = WorkerLocator(
             self._received, self._states, self._keeper, self._news, self._clock, config.storage.secondaries
         )
-        self._servers = self._make_servers(self._make_intake())
+        self._tls = ServerTls(config.tls) if config.tls is not None else None
+        listening: dict[int, list[socket.socket]] = {}
+        for index, fd in orders.listeners:
+            listening.setdefault(index, []).append(socket.socket(fileno=fd))
+        self._servers = self._make_servers(self._make_intake(), listening)
+        self._sessions = WorkerSessions(
+            config,
+            orders,
+            listening,
+            accounts=self._directory,
+            locator=self._locator,
+            states=self._states,
+            news=self._news,
+            clock=self._clock,
+            tls=self._tls,
+        )
 
     def _make_intake(self) -> Intake:
         config = self._config
@@ -115,9 +131,8 @@ class Worker:
             self._clock,
         )
 
-    def _make_servers(self, intake: Intake) -> list[EdgeServer]:
+    def _make_servers(self, intake: Intake, listening: dict[int, list[socket.socket]]) -> list[EdgeServer]:
         config, limits = self._config, self._config.limits
-        tls = ServerTls(config.tls) if config.tls is not None else None
         admission = ConnectionTable(
             self._orders.table_fd,
             self._orders.index,
@@ -129,11 +144,10 @@ class Worker:
             disk_bytes=limits.body_disk // config.server.workers,
             spool_dir=config.server.spool_dir,
         )
-        listening: dict[int, list[socket.socket]] = {}
-        for index, fd in self._orders.listeners:
-            listening.setdefault(index, []).append(socket.socket(fileno=fd))
         servers = []
         for index, bound in listening.items():
+            if config.listen[index].role not in ("smtp", "lmtp"):
+                continue
             servers.append(
                 EdgeServer(
                     config.listen[index],
@@ -143,7 +157,7 @@ class Worker:
                     admission=admission,
                     budget=budget,
                     limits=limits,
-                    tls=tls,
+                    tls=self._tls,
                     node_size_limit_bytes=lambda: self._node_size_limit_bytes,
                 )
             )
@@ -164,6 +178,7 @@ class Worker:
             await self._map_arrived.wait()
         for server in self._servers:
             await server.start()
+        await self._sessions.start()
         # What lives now lives as long as the process: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
@@ -173,7 +188,7 @@ class Worker:
 
     async def _drain(self) -> None:
         grace_s = GRACE_S
-        await asyncio.gather(*(server.drain(grace_s) for server in self._servers))
+        await asyncio.gather(self._sessions.drain(grace_s), *(server.drain(grace_s) for server in self._servers))
         await self._delivery.close(grace_s)
         await self._queue.close()
         await self._directory.close()
@@ -181,6 +196,7 @@ class Worker:
 
     def _nodes_pushed(self, push: dict[str, Any]) -> None:
         self._states.adopt(push, self._clock.monotonic_s())
+        self._sessions.nodes_changed()
         self._node_size_limit_bytes = int(push["size_limit_bytes"])
 
     def _map_pushed(self, page: dict[str, object]) -> None:
@@ -191,6 +207,7 @@ class Worker:
 
     def _state_changed(self, change: StateChange) -> None:
         """Tell the keeper what this worker found out by itself; what came from the keeper it knows."""
+        self._sessions.nodes_changed()
         if change.after is Health.SUSPECT and self._states.state(change.node, change.service).local:
             payload = {"node": change.node, "service": change.service.value, "reason": change.reason}
             self._news.tell("suspect", f"{change.node} {change.service.value}", payload)

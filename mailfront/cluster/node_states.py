@@ -91,7 +91,9 @@ def connect_failed(state: ServiceState, now_s: float, text: str) -> ServiceState
 
 def failed_after_connect(state: ServiceState, now_s: float, witness: str, text: str) -> ServiceState:
     """A message (or, for sessions, a client) failed on a node that had accepted the connection."""
-    return _testify(state, now_s, f"failed {witness}", f"{WITNESSES_COUNT} messages failed, the last: {text}")
+    return _testify(
+        state, now_s, f"failed {witness}", f"{WITNESSES_COUNT} messages or clients failed, the last: {text}"
+    )
 
 
 def unknown_at_node(state: ServiceState, now_s: float, key: MailboxKey) -> ServiceState:

@@ -100,6 +100,11 @@ class NodeStateTable:
         state = self.state(node, Service.LMTP)
         self._set(node, Service.LMTP, node_states.failed_after_connect(state, now_s, message, text))
 
+    def client_failed(self, node: NodeId, service: Service, client_ip: str, now_s: float, text: str) -> None:
+        """One client's login failed by the node's fault. Three clients make it count: one may have broken it itself."""
+        state = self.state(node, service)
+        self._set(node, service, node_states.failed_after_connect(state, now_s, client_ip, text))
+
     def unknown_at_node(self, node: NodeId, key: MailboxKey, now_s: float) -> None:
         """See `node_states.unknown_at_node`."""
         self._set(node, Service.LMTP, node_states.unknown_at_node(self.state(node, Service.LMTP), now_s, key))

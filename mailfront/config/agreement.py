@@ -18,6 +18,7 @@ from mailfront.intake.settings import DomainsSettings, IntakeSettings, Postmaste
 from mailfront.mail.address import parse_path
 from mailfront.net.settings import ListenSettings, NodeTlsSettings, TlsSettings
 from mailfront.queue.settings import QueueSettings
+from mailfront.sessions.settings import LoginSettings
 
 _MAX_SOCKET_PATH_BYTES = 107
 _LONGEST_RUNTIME_NAME = "keeper.sock"
@@ -44,6 +45,7 @@ class Sections:
     queue: QueueSettings | None
     route: tuple[RouteSettings, ...] | None
     outbound: OutboundSettings | None
+    login: LoginSettings | None
     limits: LimitsSettings | None
     tls_is_there: bool
 
@@ -58,6 +60,8 @@ def disagreements(sections: Sections) -> Iterator[str]:
         yield from _limits(sections.limits, sections.server)
     if sections.postmaster is not None:
         yield from _postmaster(sections.postmaster, sections.domains, sections.storage)
+    if sections.login is not None and sections.storage is not None:
+        yield from _login(sections.login, sections.storage)
     if sections.node is not None:
         yield from node_problems(sections.node)
     if sections.route:
@@ -74,8 +78,8 @@ def _server(server: ServerSettings) -> Iterator[str]:
 
 
 def _listeners(listeners: tuple[ListenSettings, ...], *, tls_is_there: bool) -> Iterator[str]:
-    if not any(listener.role in ("smtp", "lmtp") for listener in listeners):
-        yield 'listen: no [[listen]] has the role "smtp" or "lmtp"; no mail could come in'
+    if all(listener.role == "admin" for listener in listeners):
+        yield 'listen: no [[listen]] takes mail or logins; add one with the role "smtp", "lmtp" or "imap"'
     for address, count in Counter(listener.address for listener in listeners).items():
         if count > 1 and not address.endswith(":0"):
             yield f"listen: {address} is listened on {count} times; each address can have one role"
@@ -101,6 +105,13 @@ def _limits(limits: LimitsSettings, server: ServerSettings | None) -> Iterator[s
         yield "limits.body_disk: is smaller than limits.message_size; the largest message would never fit"
     if server is not None and limits.connections < server.workers:
         yield "limits.connections: is less than server.workers; each worker needs at least one"
+    if limits.sessions_per_ip > limits.sessions:
+        yield "limits.sessions_per_ip: is more than limits.sessions; one address cannot have more than all"
+
+
+def _login(login: LoginSettings, storage: StorageSettings) -> Iterator[str]:
+    if login.send == "master" and storage.master_user is None:
+        yield 'login.send: "master" needs storage.master_user and storage.master_password_file; set them'
 
 
 def _postmaster(

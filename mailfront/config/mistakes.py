@@ -20,11 +20,9 @@ Path = tuple[str | int, ...]
 LATER = frozenset(
     {
         "directory.groups",
-        "directory.login_filter",
         "directory.attributes.class",
         "filter",
         "listen[].auth",
-        "login",
         "storage.takeover",
     }
 )

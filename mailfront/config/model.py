@@ -12,6 +12,7 @@ from mailfront.directory.settings import DirectorySettings
 from mailfront.intake.settings import DomainsSettings, IntakeSettings, PostmasterSettings
 from mailfront.net.settings import ListenSettings, NodeTlsSettings, TlsSettings
 from mailfront.queue.settings import QueueSettings
+from mailfront.sessions.settings import LoginSettings
 
 
 class Configuration(Settings):
@@ -31,4 +32,5 @@ class Configuration(Settings):
     queue: QueueSettings = QueueSettings()
     route: tuple[RouteSettings, ...] = Field(default=(), strict=False)
     outbound: OutboundSettings = OutboundSettings()
+    login: LoginSettings = LoginSettings()
     limits: LimitsSettings = LimitsSettings()

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from mailfront.base.settings import FilePath, Settings
 from mailfront.edge.settings import LimitsSettings as EdgeLimits
+from mailfront.sessions.settings import SessionLimits
 from mailfront.store.settings import StateUrl, StoreLimits
 
 _HOSTNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*")
@@ -69,5 +70,5 @@ class ServerSettings(Settings):
         return self.state_dir / "events"
 
 
-class LimitsSettings(EdgeLimits, StoreLimits):
+class LimitsSettings(EdgeLimits, SessionLimits, StoreLimits):
     """What one client, one message and all of them together may take. Each limit has a metric and a clear reply."""

@@ -47,6 +47,16 @@ _CLIENT = {
     "protocol": "SMTP, ESMTP, ESMTPS or LMTP.",
     "tls": "TLS version and cipher, or null.",
 }
+_SESSION = {
+    **{name: _CLIENT[name] for name in ("session", "listener", "client_ip", "client_port", "proxy_ip", "tls")},
+    "protocol": "imap, pop3 or sieve.",
+    "login": "The name that the client gave. Not believed.",
+    "mechanism": "How it logged in: PLAIN, LOGIN, XOAUTH2, OAUTHBEARER.",
+    "mailbox": "Mailbox key of whoever the name belongs to.",
+    "node": "Home node of the mailbox.",
+    "position": "Where in the two dialogues it was: greeting, tls, directory, placement, hold, connect, node tls, "
+    "node greeting, node capability, node login, relay.",
+}
 _MESSAGE = {
     "id": "Message id.",
     "reverse_path": "Envelope sender; empty for the null sender.",
@@ -110,6 +120,24 @@ _declare(
     stage="Where in the dialogue it ended: connect, proxy, helo, mail, rcpt, data, idle.",
     reason="The limit, error or reply that ended it.",
     reply="The last reply, if it ended the connection.",
+)
+_declare(
+    "session",
+    "A client's IMAP, POP3 or ManageSieve connection ended.",
+    _SESSION,
+    end="How it ended: logout, client, client lost, node, node lost, kicked, maintenance, shutdown, timeout, protocol, "
+    "failures, refused, failed, lost.",
+    reason="Why, if it ended before a login.",
+    from_client_bytes="Bytes passed on to the node since the login.",
+    from_node_bytes="Bytes passed on to the client since the login.",
+    duration_s="Since the login; for a connection without one, since it was accepted.",
+)
+_declare(
+    "login_failed",
+    "A login was refused.",
+    _SESSION,
+    result="failed (wrong name or password), disabled, unavailable (our trouble or a node's), too_many.",
+    reason="Why, in our words.",
 )
 _declare(
     "message",

@@ -54,6 +54,43 @@ CHANNEL_REQUESTS = Counter(
 CHANNEL_SECONDS = Histogram("mailfront_net_channel_request_seconds", "Time until the keeper answered.", _SECONDS)
 CHANNEL_CONNECTS = Counter("mailfront_net_channel_connects_total", "Connections made to the keeper.")
 
+# sessions
+_ROLES = ("imap", "pop3", "sieve")
+SESSION_CONNECTIONS = Counter(
+    "mailfront_sessions_connections_total",
+    "Connections to IMAP, POP3 and ManageSieve listeners by what became of them at accept.",
+    listener=FROM_CONFIGURATION,
+    result=("accepted", "refused_total", "refused_per_ip", "refused_proxy"),
+)
+SESSION_WAITING = Gauge(
+    "mailfront_sessions_before_login_count", "Connections that have not logged in yet.", "livesum",
+    listener=FROM_CONFIGURATION,
+)  # fmt: skip
+SESSIONS_OPEN = Gauge(
+    "mailfront_sessions_open_count", "Sessions that are logged in.", "livesum", protocol=_ROLES, node=FROM_CONFIGURATION
+)
+SESSION_REJECTIONS = Counter(
+    "mailfront_sessions_rejections_total",
+    "Connections ended before a login, by a limit or by syntax.",
+    reason=("line_length", "literal_size", "syntax", "bad_commands", "tls_residue", "timeout"),
+)
+SESSION_TLS_HANDSHAKES = Counter(
+    "mailfront_sessions_tls_handshakes_total", "TLS handshakes with clients.", result=("ok", "failed")
+)
+SESSION_BYTES = Counter(
+    "mailfront_sessions_relayed_bytes_total",
+    "Bytes passed on, counted when the session ends.",
+    protocol=_ROLES,
+    direction=("from_client", "from_node"),
+)
+LOGINS = Counter(
+    "mailfront_sessions_logins_total",
+    "Logins by their result; `unavailable` is our trouble or a node's.",
+    protocol=_ROLES,
+    result=("ok", "failed", "disabled", "unavailable", "too_many"),
+)
+LOGINS_HELD = Gauge("mailfront_sessions_logins_held_count", "Logins that wait for their home.", "livesum")
+
 # intake
 INTAKE_MESSAGES = Counter(
     "mailfront_intake_messages_total",

@@ -34,6 +34,7 @@ def orders(behaviour: str) -> Assignment:
         ready_fd=-1,
         lifeline_fd=-1,
         table_fd=-1,
+        sessions_table_fd=-1,
     )
 
 

@@ -96,7 +96,6 @@ def test_all_mistakes_are_told_at_once_with_their_places() -> None:
 @pytest.mark.parametrize(
     ("addition", "where"),
     [
-        ('[login]\nauth = "directory"\n', "login"),
         ('[[filter]]\nname = "x"\n', "filter"),
         ("[directory.groups]\n", "directory.groups"),
     ],
@@ -109,7 +108,7 @@ def test_what_a_later_version_brings_is_refused_as_such(addition: str, where: st
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ('role = "smtp"', 'role = "imap"', "listen[0].role"),
+        ('role = "smtp"', 'role = "pop3"', "listen[0].role"),
         ("[storage]", '[storage]\nlayout = "shared"', "storage.layout"),
         ('state_dir = "state"', 'state = "postgresql://mail@db/mail"', "server.state"),
     ],
@@ -128,7 +127,8 @@ def test_values_of_a_later_version_are_refused_as_such(old: str, new: str, expec
         ('id = "store2"', 'id = "Store1"', "id 'store1' is used 2 times"),
         ("postmaster@example.edu", "postmaster@elsewhere.example", "not in domains.local"),
         ("postmaster@example.edu", "handoff@example.edu", "is storage.handoff_mailbox"),
-        ('role = "smtp"', 'role = "admin"', "no mail could come in"),
+        ("[storage]", '[login]\nsend = "master"\n[storage]', "needs storage.master_user"),
+        ('role = "smtp"', 'role = "admin"', "takes mail or logins"),
         ("[domains]", '[[listen]]\nrole = "lmtp"\naddress = "127.0.0.1:2525"\n[domains]', "listened on 2 times"),
         ('state_dir = "state"', f'runtime_dir = "/{"x" * 110}"', "choose a shorter folder"),
         ("[domains]", "[limits]\nconnections = 20\n[domains]", "limits.connections_per_ip"),

@@ -1,0 +1,75 @@
+"""The way into each node: open, or shut while the node is down; narrow for a while after its return.
+
+A login for a home that is down waits here for at most `login.hold`, at most `login.held` of them per node; then it gets
+the temporary error. It never goes to another node. `changed` lets the waiting ones look again.
+"""
+
+import asyncio
+from collections import Counter
+
+from mailfront.cluster.node_states import Service
+from mailfront.mail.names import NodeId
+from mailfront.sessions.pace import LoginRate
+from mailfront.sessions.port import Nodes
+
+LOOK_EVERY_S = 1.0
+
+
+class Doors:
+    """See the module. One per worker."""
+
+    def __init__(self, nodes: Nodes, *, held_limit: int) -> None:
+        self._nodes = nodes
+        self._held_limit = held_limit
+        self._loop = asyncio.get_running_loop()
+        self._held: Counter[NodeId] = Counter()
+        self._rates: dict[NodeId, LoginRate] = {}
+        self._changed = asyncio.Event()
+
+    @property
+    def held_count(self) -> int:
+        """How many logins wait now."""
+        return self._held.total()
+
+    def changed(self) -> None:
+        """Something is known that was not: all who wait look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def returned(self, node: NodeId) -> None:
+        """A node can be used again: from now on its logins come slowly, then faster."""
+        self._rates.setdefault(node, LoginRate()).returned(self._loop.time())
+        self.changed()
+
+    async def enter(self, node: NodeId, service: Service, until_s: float) -> bool:
+        """Wait until a login may go to the node. Returns False if it may not by `until_s` (the loop's time), or if too
+        many wait. Cancellation is safe."""
+        if self._nodes.may_log_in(node, service) and node not in self._rates:
+            return True
+        if self._held[node] >= self._held_limit:
+            return False
+        self._held[node] += 1
+        try:
+            return await self._wait(node, service, until_s)
+        finally:
+            self._held[node] -= 1
+
+    async def _wait(self, node: NodeId, service: Service, until_s: float) -> bool:
+        while not self._nodes.may_log_in(node, service):
+            patience_s = until_s - self._loop.time()
+            if patience_s <= 0:
+                return False
+            try:
+                async with asyncio.timeout(min(patience_s, LOOK_EVERY_S)):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+        rate = self._rates.get(node)
+        if rate is None:
+            return True
+        slot_s = rate.reserve(self._loop.time(), until_s)
+        if slot_s is None:
+            return False
+        if (wait_s := slot_s - self._loop.time()) > 0:
+            await asyncio.sleep(wait_s)
+        return True

@@ -1,0 +1,77 @@
+"""What all connections of one session listener share. One object per listener and worker."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mailfront.net.settings import ListenSettings
+from mailfront.net.tls import ServerTls
+from mailfront.observe import metrics
+from mailfront.protocol.login_dialogue import Offer
+from mailfront.protocol.sasl import BEARER_MECHANISMS
+from mailfront.sessions.abilities import Abilities
+from mailfront.sessions.dialects import Dialect
+from mailfront.sessions.flow import Logins
+from mailfront.sessions.port import Admission, EmitEvent
+from mailfront.sessions.settings import LoginSettings
+from mailfront.sessions.table import SessionTable
+
+if TYPE_CHECKING:
+    from mailfront.sessions.client import ClientConnection
+
+_LOOPBACK = ("127.", "::1")
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class SessionListener:
+    """See the module. Owned by one `SessionServer`."""
+
+    settings: ListenSettings
+    dialect: Dialect
+    hostname: str
+    login: LoginSettings
+    logins: Logins
+    abilities: Abilities
+    admission: Admission
+    table: SessionTable
+    emit: EmitEvent
+    loop: asyncio.AbstractEventLoop
+    tls: ServerTls | None = None
+    tls_timeout_s: float = 30.0
+    is_draining: bool = False
+    accepted_count: int = 0
+    waiting: set["ClientConnection"] = field(default_factory=set)
+    """Connections before their login."""
+    emptied: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def name(self) -> str:
+        """How logs and metrics call this listener: its address as configured."""
+        return self.settings.address
+
+    def offer(self, ip: str, *, encrypted: bool) -> Offer:
+        """What a client is offered on its connection as it is now. `ip` '' is a UNIX socket."""
+        plaintext = self.login.plaintext
+        is_local = not ip or ip.startswith(_LOOPBACK)
+        passwords = encrypted or plaintext == "always" or (plaintext == "loopback" and is_local)
+        role, mechanisms = self.dialect.role, ["PLAIN", "LOGIN"]
+        if self.login.auth == "node":
+            bearer = self.abilities.have_all(role, [f"AUTH={name}" for name in sorted(BEARER_MECHANISMS)])
+            mechanisms += [name.removeprefix("AUTH=") for name in bearer]
+        return Offer(
+            hostname=self.hostname,
+            starttls=self.settings.tls == "starttls" and self.tls is not None and not encrypted,
+            passwords=passwords,
+            mechanisms=tuple(mechanisms),
+            extras=self.abilities.have_all(role, self.dialect.extras),
+            bad_commands=self.login.bad_commands,
+        )
+
+    def tick(self) -> None:
+        """About once a second: end what takes too long, and tell the metrics."""
+        now_s = self.loop.time()
+        for connection in tuple(self.waiting):
+            connection.check_time(now_s)
+        metrics.SESSION_CONNECTIONS.inc(self.name, "accepted", amount=self.accepted_count)
+        metrics.SESSION_WAITING.set(len(self.waiting), self.name)
+        self.accepted_count = 0

@@ -1,0 +1,76 @@
+"""IMAP through mailfront: real clients' library, real LDAP, three real Dovecot nodes."""
+
+import imaplib
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from tests.support.dovecot import DovecotNode
+from tests.support.ldap import Slapd
+from tests.support.mailfront_server import MailfrontServer
+from tests.support.ports import free_port
+from tests.support.processes import wait_until
+
+
+@pytest.fixture(scope="module")
+def server(three_nodes: Sequence[DovecotNode], slapd: Slapd) -> Iterator[MailfrontServer]:
+    """mailfront with an IMAP, an SMTP and an admin listener."""
+    started = MailfrontServer(
+        three_nodes,
+        slapd,
+        listen=[{"role": role, "address": f"127.0.0.1:{free_port()}"} for role in ("smtp", "imap", "admin")],
+        settings={"login": {"failure_delay": "0s"}},
+    )
+    started.start()
+    yield started
+    started.stop()
+
+
+def _client(server: MailfrontServer) -> imaplib.IMAP4:
+    host, port = server.endpoint("imap")
+    return imaplib.IMAP4(host, port, timeout=30)
+
+
+def _home(server: MailfrontServer, user: str) -> str:
+    return str(server.cli_json("ring", "explain", f"{user}@example.edu")["home"])
+
+
+def test_a_login_opens_the_mailbox_at_its_home(server: MailfrontServer, three_nodes: Sequence[DovecotNode]) -> None:
+    """What a client appends through the proxy is on the disk of the node that `ring explain` names, and on no other."""
+    for number in range(6):
+        user = f"user{number:04}"
+        client = _client(server)
+        client.login(user, "secret")
+        client.append("INBOX", None, None, f"Subject: for {user}\r\n\r\nthrough the proxy\r\n".encode())
+        client.logout()
+        home = _home(server, user)
+        holders = [node.id for node in three_nodes if node.messages(user)]
+        assert holders == [home]
+
+
+def test_a_wrong_password_is_refused_in_the_protocols_words(server: MailfrontServer) -> None:
+    """LDAP says no: AUTHENTICATIONFAILED, and the line says that it died in the directory."""
+    client = _client(server)
+    with pytest.raises(imaplib.IMAP4.error, match="AUTHENTICATIONFAILED"):
+        client.login("user0007", "wrong")
+    client.login("user0007", "secret")
+    client.logout()
+    lines = wait_until(
+        lambda: [event for event in server.events("login_failed") if event["login"] == "user0007"], 10.0, "its line"
+    )
+    assert lines[0]["position"] == "directory"
+
+
+def test_every_session_has_one_line(server: MailfrontServer) -> None:
+    """Who, where, how long, how many bytes."""
+    client = _client(server)
+    client.login("user0008", "secret")
+    client.select("INBOX")
+    client.logout()
+    lines = wait_until(
+        lambda: [event for event in server.events("session") if event.get("login") == "user0008"], 10.0, "its line"
+    )
+    assert len(lines) == 1
+    assert lines[0]["node"] == _home(server, "user0008")
+    assert lines[0]["end"] == "logout"
+    assert lines[0]["from_client_bytes"] > 0 < lines[0]["from_node_bytes"]
