@@ -24,9 +24,9 @@ from mailfront.config.write import document_to_toml
 from mailfront.demo.children import HOST, Child, ChildFailed, PortReservation
 from mailfront.demo.people import DOMAIN, HANDOFF, PEOPLE, POSTMASTER
 
-START_WITHIN_S = 30.0
+START_WITHIN_S = 90.0
 STOP_WITHIN_S = 20.0
-CLI_WITHIN_S = 30.0
+CLI_WITHIN_S = 60.0
 _LONGEST_DIRECTORY_CHARS = 70
 """The path of a UNIX socket has at most 107 bytes."""
 

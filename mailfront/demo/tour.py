@@ -17,8 +17,8 @@ from mailfront.demo.maildir import stored_messages
 from mailfront.demo.people import DOMAIN, HANDOFF, person
 from mailfront.demo.screen import Screen
 
-NOTICE_WITHIN_S = 15.0
-HOME_AGAIN_WITHIN_S = 30.0
+NOTICE_WITHIN_S = 60.0
+HOME_AGAIN_WITHIN_S = 90.0
 _LOOK_EVERY_S = 0.1
 _ID = re.compile(rb"^Mailfront-Id: (\w+)\r\n", re.MULTILINE)
 

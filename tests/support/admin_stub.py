@@ -27,7 +27,7 @@ hostname = "mx1.example.edu"
 runtime_dir = "run"
 state_dir = "."
 """
-START_WITHIN_S = 10.0
+START_WITHIN_S = 60.0
 
 
 def write_config(folder: Path) -> Path:

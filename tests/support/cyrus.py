@@ -25,7 +25,7 @@ USER_PASSWORD = "secret"
 MASTER_USER = "cyrus"
 MASTER_PASSWORD = "master-password"
 REALM = "cyrus.test"
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 
 
 class CyrusNode:

@@ -16,7 +16,7 @@ from tests.support.ports import free_port
 from tests.support.processes import ManagedProcess, greeting, new_directory
 
 ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 60.0
 
 
 class DemoNode:

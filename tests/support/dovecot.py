@@ -31,7 +31,7 @@ HANDOFF_USER = "handoff@example.edu"
 HANDOFF_PASSWORD = "handoff-password"
 MASTER_USER = "mailfront"
 MASTER_PASSWORD = "master-password"
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 60.0
 
 
 class DovecotNode:

@@ -281,7 +281,7 @@ class FaultCluster:
 
     # Waiting
 
-    def wait_until_well(self, timeout_s: float = 30.0) -> None:
+    def wait_until_well(self, timeout_s: float = 60.0) -> None:
         """Wait until every worker reaches every node and the keeper: until several letters to all nodes in a row were
         delivered, none of their recipients refused."""
         in_a_row = 0
@@ -345,15 +345,15 @@ class Case:
         tokens = {letter.token for letter in self.letters}
         return [row for row in self.cluster.queue_rows() if row.token in tokens]
 
-    def wait_for_row(self, condition: Callable[[QueueRow], bool], what: str, timeout_s: float = 15.0) -> QueueRow:
+    def wait_for_row(self, condition: Callable[[QueueRow], bool], what: str, timeout_s: float = 60.0) -> QueueRow:
         """Wait until a queue row of this case is like that."""
         return self.wait_until(lambda: list(filter(condition, self.rows())), what, timeout_s)[0]
 
-    def wait_for_hold(self, holds: Sequence[Hold], timeout_s: float = 10.0) -> Hold:
+    def wait_for_hold(self, holds: Sequence[Hold], timeout_s: float = 60.0) -> Hold:
         """Wait until one of the holds is reached, and return it."""
         return self.wait_until(lambda: next((hold for hold in holds if hold.reached), None), "a hold", timeout_s)
 
-    def wait_until(self, condition: Callable[[], T | None], what: str, timeout_s: float = 20.0) -> T:
+    def wait_until(self, condition: Callable[[], T | None], what: str, timeout_s: float = 60.0) -> T:
         """Wait for a condition; what the database says is part of the error."""
         try:
             found = wait_until(condition, timeout_s, what, 0.05)

@@ -45,7 +45,7 @@ class Hold:
         self._released = threading.Event()
         self._cut = False
 
-    def wait(self, timeout_s: float = 10.0) -> None:
+    def wait(self, timeout_s: float = 60.0) -> None:
         """Wait until the message is at the step. Raises TimeoutError."""
         if not self._reached.wait(timeout_s):
             raise TimeoutError(f"no message for {self.mailbox} came to the step {self.step!r} in {timeout_s:g} s")

@@ -30,7 +30,7 @@ BIND_PASSWORD = "ldap-password"
 ADMIN_DN = f"cn=admin,{SUFFIX}"
 ADMIN_PASSWORD = "admin-password"
 USER_PASSWORD = "secret"
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 60.0
 
 # An anonymous bind, and the answer to it: slapd is ready when it says success.
 _BIND_REQUEST = bytes.fromhex("300c020101600702010304008000")

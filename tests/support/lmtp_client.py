@@ -10,7 +10,7 @@ from types import TracebackType
 
 from tests.support.processes import Endpoint, connect
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 class LmtpClient:

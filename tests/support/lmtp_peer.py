@@ -190,7 +190,7 @@ class ScriptedLmtpPeer:
         with self._lock:
             return [transaction for transaction in self.transactions if transaction.complete]
 
-    def wait_for_messages(self, count: int, timeout_s: float = 5.0) -> list[Transaction]:
+    def wait_for_messages(self, count: int, timeout_s: float = 60.0) -> list[Transaction]:
         """Wait until `count` messages have arrived and return all of them."""
         wait_until(lambda: len(self.received()) >= count, timeout_s, f"{count} messages at the scripted peer")
         return self.received()

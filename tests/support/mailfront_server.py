@@ -29,7 +29,7 @@ from tests.support.processes import Endpoint, ManagedProcess, greeting, new_dire
 from tests.support.toml_text import toml_text
 
 ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 45.0
 CLI_TIMEOUT_S = 60.0
 
@@ -135,7 +135,7 @@ class MailfrontServer:
         """Drain and end (SIGTERM). Returns the exit status."""
         return self.process.stop(timeout_s=STOP_TIMEOUT_S)
 
-    def reload(self, timeout_s: float = 30.0) -> bool:
+    def reload(self, timeout_s: float = 60.0) -> bool:
         """Send SIGHUP and wait for the verdict: True when the new configuration is in force, False when refused."""
         seen = len(self.events("config_reloaded", "config_refused"))
         os.kill(self.process.pid, signal.SIGHUP)

@@ -23,7 +23,7 @@ from typing import Any
 from tests.support.ports import free_port
 from tests.support.processes import ManagedProcess, greeting, new_directory
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 _PATH = "/usr/sbin:/sbin:/usr/lib/postfix/sbin:/usr/libexec/postfix"
 
 

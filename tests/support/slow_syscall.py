@@ -33,7 +33,7 @@ class Stop:
         # The dead are shown to their tracer first, and this one sleeps.
         self._tracer.kill()
 
-    def wait(self, timeout_s: float = 15.0) -> None:
+    def wait(self, timeout_s: float = 60.0) -> None:
         """Wait until a thread stays in the call. Raises TimeoutError."""
         in_a_row = 0
 
