@@ -15,6 +15,7 @@ from mailfront.cluster.node_table import NodeStateTable
 from mailfront.cluster.settings import NodeSettings
 from mailfront.config.model import Configuration
 from mailfront.delivery.endpoint import NodeEndpoint
+from mailfront.delivery.evidence import NoEvidence
 from mailfront.delivery.trouble import Authority
 from mailfront.mail.names import MailboxKey, NodeId
 
@@ -48,18 +49,7 @@ def endpoints(config: Configuration, connections: Callable[[NodeSettings], int])
 
 def route_endpoints(config: Configuration) -> Mapping[NodeId, NodeEndpoint]:
     """Where the servers of the routes take LMTP, by their next hop."""
-    return {
-        route.hop: NodeEndpoint(
-            host=route.host,
-            port=route.lmtp.port or 0,
-            path=route.lmtp.path or "",
-            tls=route.lmtp.tls,
-            server_name=route.server_name or "",
-            lmtp_connections=route.connections,
-            authority=Authority.ELSEWHERE,
-        )
-        for route in config.route
-    }
+    return {route.hop: route.endpoint for route in config.route}
 
 
 class Alarms(Protocol):
@@ -104,24 +94,11 @@ class NodeEvidence:
         self._alarms.raise_alarm(f"storage.refused_by.{node}", text, node=node, id=message)
 
 
-class RouteEvidence:
-    """What deliveries tell about the servers of routes: they have no state, the queue pauses a hop that fails; only
-    what an administrator must see goes on."""
+class RouteEvidence(NoEvidence):
+    """Servers of routes have no state, the queue pauses a hop that fails; only what people must see goes on."""
 
     def __init__(self, alarms: Alarms) -> None:
         self._alarms = alarms
-
-    def connect_failed(self, node: NodeId, text: str) -> None:
-        """Not kept: the queue says it (`queue.hop_fails`)."""
-
-    def message_failed(self, node: NodeId, message: MessageId, text: str) -> None:
-        """Not kept: the queue says it (`queue.hop_fails`)."""
-
-    def unknown_user(self, node: NodeId, node_user: str) -> None:
-        """Nothing to wonder about: the directory does not know them either."""
-
-    def succeeded(self, node: NodeId) -> None:
-        """Not kept."""
 
     def alarm(self, node: NodeId, message: MessageId, text: str) -> None:
         """Something that an administrator must see."""

@@ -15,6 +15,7 @@ from mailfront.base.clock import SystemClock
 from mailfront.base.errors import ConfigError
 from mailfront.config.check_local import check_account, check_files, check_folders, check_listeners
 from mailfront.config.check_nodes import check_nodes
+from mailfront.config.check_outbound import check_outbound
 from mailfront.config.findings import Finding, failed, ok, warning
 from mailfront.config.load import parse
 from mailfront.config.model import Configuration
@@ -32,7 +33,7 @@ def check(configuration: Configuration, *, step: Callable[[str], None] = lambda 
     findings += check_files(configuration)
     step("the listeners")
     findings += check_listeners(configuration, addresses_in_use(configuration))
-    step("the directory and the nodes")
+    step("the directory, the nodes and the servers for other mail")
     findings += asyncio.run(_check_outside(configuration))
     return findings
 
@@ -52,8 +53,10 @@ def addresses_in_use(configuration: Configuration) -> frozenset[str]:
 
 
 async def _check_outside(configuration: Configuration) -> list[Finding]:
-    directory, nodes = await asyncio.gather(_check_directory(configuration), check_nodes(configuration))
-    return [*directory, *nodes]
+    directory, nodes, others = await asyncio.gather(
+        _check_directory(configuration), check_nodes(configuration), check_outbound(configuration)
+    )
+    return [*directory, *nodes, *others]
 
 
 async def _check_directory(configuration: Configuration) -> list[Finding]:

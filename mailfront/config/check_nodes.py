@@ -12,13 +12,13 @@ import ssl
 from collections.abc import Iterator
 
 from mailfront.base.errors import ConfigError
-from mailfront.base.ids import MessageId
 from mailfront.base.printable import printable
 from mailfront.base.secret import Secret, read_secret_file
 from mailfront.cluster.settings import NodePort, NodeSettings, StorageSettings
 from mailfront.config.findings import Finding, failed, note, ok, warning
 from mailfront.config.model import Configuration
 from mailfront.delivery.endpoint import NodeEndpoint
+from mailfront.delivery.evidence import NoEvidence
 from mailfront.delivery.transaction import Delivery, ProbeResult
 from mailfront.mail.names import NodeId
 from mailfront.net.tls import node_context
@@ -41,7 +41,7 @@ async def check_nodes(configuration: Configuration) -> list[Finding]:
         client_name=configuration.server.hostname,
         settings=configuration.delivery,
         tls_context=context,
-        evidence=_Deaf(),
+        evidence=NoEvidence(),
     )
     try:
         per_node = await asyncio.gather(
@@ -189,25 +189,6 @@ class _Client(imaplib.IMAP4):
         if self._way.tls == "implicit":
             return self._context.wrap_socket(connected, server_hostname=self._server_name)
         return connected
-
-
-class _Deaf:
-    """Evidence of probes that change nothing."""
-
-    def connect_failed(self, node: NodeId, text: str) -> None:
-        """Not kept."""
-
-    def message_failed(self, node: NodeId, message: MessageId, text: str) -> None:
-        """Not kept."""
-
-    def unknown_user(self, node: NodeId, node_user: str) -> None:
-        """Not kept."""
-
-    def succeeded(self, node: NodeId) -> None:
-        """Not kept."""
-
-    def alarm(self, node: NodeId, message: MessageId, text: str) -> None:
-        """Not kept."""
 
 
 def _endpoint(node: NodeSettings) -> NodeEndpoint:

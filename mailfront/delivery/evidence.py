@@ -26,3 +26,22 @@ class EvidenceSink(Protocol):
 
     def alarm(self, node: NodeId, message: MessageId, text: str) -> None:
         """Something that an administrator must see: ours and the node's configuration do not fit."""
+
+
+class NoEvidence:
+    """Keeps nothing: for tries that are to change nothing, and for servers that are no storage nodes."""
+
+    def connect_failed(self, node: NodeId, text: str) -> None:
+        """Not kept."""
+
+    def message_failed(self, node: NodeId, message: MessageId, text: str) -> None:
+        """Not kept."""
+
+    def unknown_user(self, node: NodeId, node_user: str) -> None:
+        """Not kept."""
+
+    def succeeded(self, node: NodeId) -> None:
+        """Not kept."""
+
+    def alarm(self, node: NodeId, message: MessageId, text: str) -> None:
+        """Not kept."""

@@ -7,6 +7,8 @@ from pydantic import Field, field_validator, model_validator
 
 from mailfront.base.settings import Settings
 from mailfront.cluster.settings import NodeSettings, PortSetting, host_problem
+from mailfront.delivery.endpoint import NodeEndpoint
+from mailfront.delivery.trouble import Authority
 from mailfront.mail.address import parse_path
 from mailfront.mail.names import NodeId
 from mailfront.mail.next_hop import route_hop
@@ -69,6 +71,19 @@ class RouteSettings(Settings):
     def hop(self) -> NodeId:
         """The next hop of its mail."""
         return route_hop(self.name)
+
+    @property
+    def endpoint(self) -> NodeEndpoint:
+        """Where its mail is delivered."""
+        return NodeEndpoint(
+            host=self.host,
+            port=self.lmtp.port or 0,
+            path=self.lmtp.path or "",
+            tls=self.lmtp.tls,
+            server_name=self.server_name or "",
+            lmtp_connections=self.connections,
+            authority=Authority.ELSEWHERE,
+        )
 
 
 def route_problems(
