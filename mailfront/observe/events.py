@@ -21,7 +21,7 @@ COMMON_FIELDS = {
     "process": "Which process of this front end: worker-0, keeper, supervisor.",
 }
 
-ADDRESS_FIELDS = frozenset({"address", "reverse_path", "recipient"})
+ADDRESS_FIELDS = frozenset({"address", "reverse_path", "recipient", "to"})
 """Fields whose text is a mail address. `recipients` is a list of objects whose `address` is one."""
 
 
@@ -240,6 +240,12 @@ _declare("queue_released", "Held rows were released.", _QUEUE)
 _declare("queue_retried", "Rows were made due now.", _QUEUE)
 _declare("queue_deleted", "Rows were deleted by an administrator.", _QUEUE)
 _declare("queue_bounced", "An administrator gave rows up; the senders are told.", _QUEUE)
+_declare("queue_redirected", "An administrator gave a row another address.", _QUEUE, to="The new address.")
+_declare(
+    "queue_imported",
+    "A message came into the queue from an export.",
+    _QUEUE,
+)
 _declare(
     "notice",
     "A sender is told what became of recipients, by a notice in the queue; or why nobody is told.",

@@ -17,6 +17,7 @@ from mailfront.queue.queue import ORPHAN_S
 from mailfront.queue.rows import SHOWN_STATES, QueuedMessage, RecipientState
 from mailfront.store import message_rows, queue_queries
 from mailfront.store.engine import integrity_problems
+from mailfront.store.errors import StoreFailed
 from mailfront.store.queue_queries import FIRST_KEY, HANDED_OFF, Key, ListedRow, Selector, Shape
 from mailfront.store.writer import Connection, Store
 
@@ -28,6 +29,7 @@ MOST_RECIPIENTS_SHOWN = 10_000
 MOST_PROBLEMS = 200
 _PAGE = 500
 _CHECK_S = 600.0
+_COUNT_S = 1.0
 _BUCKETS_AT_ONCE = 256
 
 
@@ -92,6 +94,18 @@ class QueueViews:
             position = _key(rows[-1])
         cut = found[:limit]
         return Page(tuple(cut), _key(cut[-1]))
+
+    async def count_rows(self, selector: Selector) -> int:
+        """How many rows fit, for a progress bar; 0 where counting would take as long as looking at all of them."""
+        if selector.nodes:
+            return 0
+        now_s = self._store.clock.wall_s()
+        try:
+            return await self._store.read(
+                lambda connection: queue_queries.count_rows(connection, selector, now_s), limit_s=_COUNT_S
+            )
+        except StoreFailed:
+            return 0
 
     async def show(self, message_id: MessageId) -> MessageView | None:
         """One message with its recipients; None if it is neither queued nor handed off."""

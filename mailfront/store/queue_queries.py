@@ -119,21 +119,12 @@ def page_of_handoffs(
     connection: Connection, selector: Selector, after: Key, limit: int, now_s: float
 ) -> list[ListedRow]:
     """The next `limit` handed-off recipients that fit (all conditions but `nodes`)."""
-    if selector.states and HANDED_OFF not in selector.states:
+    if not _may_be_away(selector):
         return []
     columns = handoff.c
-    conditions: list[ColumnElement[bool]] = [columns.state.in_(_AWAY)]
-    if selector.ids:
-        conditions.append(columns.message_id.in_(selector.ids))
-    if selector.senders:
-        conditions.append(_any_address(columns.reverse_path, selector.senders))
-    if selector.recipients:
-        conditions.append(_any_address(columns.address, selector.recipients))
-    if selector.older_s is not None:
-        conditions.append(columns.arrived_s <= now_s - selector.older_s)
     query = (
         select(handoff)
-        .where(*conditions, tuple_(columns.message_id, columns.number) > after)
+        .where(*_away_conditions(selector, now_s), tuple_(columns.message_id, columns.number) > after)
         .order_by(columns.message_id, columns.number)
         .limit(limit)
     )
@@ -158,6 +149,16 @@ def page_of_handoffs(
         )
         for row in connection.execute(query)
     ]
+
+
+def count_rows(connection: Connection, selector: Selector, now_s: float) -> int:
+    """Recipients, queued and handed off, that fit all conditions but `nodes`."""
+    query = select(func.count()).select_from(recipient).where(*_row_conditions(selector, now_s))
+    if selector.senders:
+        query = query.join(message, message.c.id == recipient.c.message_id)
+    count = int(connection.execute(query).scalar_one())
+    away = select(func.count()).select_from(handoff).where(*_away_conditions(selector, now_s))
+    return count + (int(connection.execute(away).scalar_one()) if _may_be_away(selector) else 0)
 
 
 def count_by_state(connection: Connection) -> dict[str, int]:
@@ -252,6 +253,24 @@ def _row_conditions(selector: Selector, now_s: float) -> list[ColumnElement[bool
         conditions.append(_state_condition(selector.states, now_s))
     if selector.older_s is not None:
         conditions.append(recipient.c.arrived_s <= now_s - selector.older_s)
+    return conditions
+
+
+def _may_be_away(selector: Selector) -> bool:
+    return not selector.states or HANDED_OFF in selector.states
+
+
+def _away_conditions(selector: Selector, now_s: float) -> list[ColumnElement[bool]]:
+    columns = handoff.c
+    conditions: list[ColumnElement[bool]] = [columns.state.in_(_AWAY)]
+    if selector.ids:
+        conditions.append(columns.message_id.in_(selector.ids))
+    if selector.senders:
+        conditions.append(_any_address(columns.reverse_path, selector.senders))
+    if selector.recipients:
+        conditions.append(_any_address(columns.address, selector.recipients))
+    if selector.older_s is not None:
+        conditions.append(columns.arrived_s <= now_s - selector.older_s)
     return conditions
 
 

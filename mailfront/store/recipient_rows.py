@@ -254,12 +254,30 @@ def change_recipients(
 
 
 def states_of(connection: Connection, keys: Sequence[tuple[MessageId, int]]) -> list[Row[Any]]:
-    """Key, state, bucket, mailbox key and node of these rows, as they are now."""
+    """What a verb must know of these rows, as they are now."""
     columns = recipient.c
     query = select(
-        columns.message_id, columns.number, columns.state, columns.bucket, columns.mailbox_key, columns.node
+        columns.message_id,
+        columns.number,
+        columns.state,
+        columns.bucket,
+        columns.mailbox_key,
+        columns.node,
+        columns.address,
+        columns.orcpt,
+        columns.reason,
     ).where(tuple_(columns.message_id, columns.number).in_(keys))
     return list(connection.execute(query))
+
+
+def messages_with_address(
+    connection: Connection, message_ids: Sequence[MessageId], domain: str, local_key: str
+) -> set[MessageId]:
+    """Which of these messages have a row for an address (as `split_key` gives it)."""
+    query = select(recipient.c.message_id).where(
+        recipient.c.domain == domain, recipient.c.local_key == local_key, recipient.c.message_id.in_(message_ids)
+    )
+    return {MessageId(row.message_id) for row in connection.execute(query)}
 
 
 def change_rows(connection: Connection, keys: Sequence[tuple[MessageId, int]], values: Mapping[str, Any]) -> None:

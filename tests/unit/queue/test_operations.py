@@ -10,6 +10,7 @@ from sqlalchemy import text
 from mailfront.base.clock import ManualClock
 from mailfront.mail.body import MemoryBody
 from mailfront.mail.names import MailboxKey
+from mailfront.mail.next_hop import RESOLVE
 from mailfront.mail.outcome import Delivered, Unknown
 from mailfront.mail.reply import reply
 from mailfront.queue.handoff_rows import HandoffTable
@@ -23,6 +24,7 @@ from mailfront.store.audit_rows import latest_audits
 from mailfront.store.queue_queries import Selector
 from mailfront.store.writer import Store
 from tests.support.queue_rows import (
+    HOPS,
     NOTICES,
     RETRY_S,
     A,
@@ -35,7 +37,7 @@ from tests.support.queue_rows import (
 )
 
 _BODY = MemoryBody(b"hello\r\n")
-_HOMES = FakeHomes(pins={(0, MailboxKey("pinned")): B})
+_HOMES = FakeHomes(pins={(0, MailboxKey("pinned")): B, **HOPS})
 
 
 @pytest.fixture
@@ -206,13 +208,19 @@ async def test_check_names_what_is_wrong(filled: Queue, views: QueueViews, clock
 
 
 async def _run(operations: QueueOperations, verb: Verb, selector: Selector, *, dry_run: bool = False) -> VerbResult:
-    return await operations.run(Order(verb=verb, selector=selector, uid=1000, reason="why not", dry_run=dry_run))
+    to = "new@example.edu" if verb is Verb.REDIRECT else ""
+    order = Order(verb=verb, selector=selector, uid=1000, reason="why not", dry_run=dry_run, to=to)
+    return await operations.run(order)
 
 
 _EXPECTED = {
-    Verb.RETRY: ([1, 3, 5, 7], {"2": "active at a", "4": "it is held", "6": "it is quarantined"}),
-    Verb.HOLD: ([1, 3, 5, 6], {"2": "active at a", "4": "it is held", "7": "handed-off at b"}),
-    Verb.RELEASE: ([4, 6], {"1": "it is not held", "2": "active at a", "3": "it is not held", "5": "it is unknown"}),
+    Verb.RETRY: ([1, 3, 5, 7], {"2": "active at a", "4": "it is held already: expired", "6": "it is quarantined"}),
+    Verb.HOLD: ([1, 3, 5, 6], {"2": "active at a", "4": "it is held already: expired", "7": "handed-off at b"}),
+    Verb.RELEASE: (
+        [4, 6],
+        {"1": "it is not held", "2": "active at a", "3": "it is not held", "5": "it is unknown at a"},
+    ),
+    Verb.REDIRECT: ([1, 3, 4, 5, 6], {"2": "active at a", "7": "handed-off at b"}),
     Verb.BOUNCE: ([1, 3, 4, 5, 6], {"2": "active at a", "7": "handed-off at b"}),
     Verb.DELETE: ([1, 3, 4, 5, 6], {"2": "active at a", "7": "handed-off at b"}),
 }
@@ -288,7 +296,14 @@ async def test_verbs_work_in_pages(queue: Queue, operations: QueueOperations, cl
         await queue.accept(queued_message(number, clock.wall_s()), _BODY, [queued_recipient(0, f"u{number}", number)])
     seen: list[int] = []
     order = Order(verb=Verb.HOLD, selector=Selector(states=("due",)), uid=0)
-    result = await operations.run(order, progress=lambda result: seen.append(result.changed_count))
+    totals: set[int] = set()
+
+    def progress(result: VerbResult, total: int) -> None:
+        seen.append(result.changed_count)
+        totals.add(total)
+
+    result = await operations.run(order, progress)
+    assert totals == {450}
     assert (result.matched_count, result.changed_count) == (450, 450)
     assert seen[0] == 200
     assert seen[-1] == 450
@@ -305,6 +320,44 @@ async def test_a_row_that_became_active_is_left_alone(filled: Queue, operations:
     await operations._apply(order, page.rows, result, None)
     assert (result.changed_count, result.skipped[0][2]) == (0, "active at a")
     await filled.settle(message_id(1), {0: Delivered(A, reply(250, "2.0.0", "ok"))})
+
+
+async def test_a_row_that_went_is_reported_as_gone(filled: Queue, operations: QueueOperations) -> None:
+    """Two administrators with one list: what the first has ended the second is told of, and nothing is done twice."""
+    page = await operations._views.list_rows(Selector(ids=(message_id(1),)), limit=5)
+    await _run(operations, Verb.DELETE, Selector(ids=(message_id(1),)))
+    result = VerbResult()
+    await operations._apply(Order(verb=Verb.BOUNCE, selector=Selector(), uid=0), page.rows, result, None)
+    assert (result.changed_count, result.skipped_count) == (0, 1)
+    assert "it is gone" in result.skipped[0][2]
+    assert (await operations._views.stats()).messages_count == 5, "no notice was made"
+
+
+async def test_a_redirected_recipient_keeps_who_it_was(filled: Queue, operations: QueueOperations) -> None:
+    """The new address is looked up next; the old one is ORCPT and `via`; the outcome at a node is told of."""
+    await _run(operations, Verb.REDIRECT, Selector(ids=(message_id(3), message_id(5))))
+    claimed = {one.message.id: one.recipients[0] for one in await filled.claim(RESOLVE, limit=5, owner="me")}
+    first, second = claimed[message_id(3)], claimed[message_id(5)]
+    assert (first.address, first.node_user, first.via) == ("new@example.edu", "new@example.edu", "cid@example.edu")
+    assert first.options.orcpt == "rfc822;cid@example.edu"
+    assert (first.reason, second.reason) == ("", "possible duplicate: a may have it for eve@example.edu")
+    (audit,) = await filled.store.read(lambda c: latest_audits(c, 10))
+    assert audit.selector.endswith("--to new@example.edu")
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_nobody_gets_two_copies_by_a_redirection(
+    queue: Queue, operations: QueueOperations, clock: ManualClock, dry_run: bool
+) -> None:
+    """Of several recipients of one message one goes to the new address; a second click changes nothing."""
+    rows = [queued_recipient(number, f"u{number}", number) for number in range(3)]
+    await queue.accept(queued_message(1, clock.wall_s()), _BODY, rows)
+    result = await _run(operations, Verb.REDIRECT, Selector(ids=(message_id(1),)), dry_run=dry_run)
+    assert result.changed == [(message_id(1), "u0@example.edu")]
+    assert {why for _, _, why in result.skipped} == {"new@example.edu gets this message already"}
+    if not dry_run:
+        again = await _run(operations, Verb.REDIRECT, Selector(recipients=("NEW@example.edu",)))
+        assert [why for _, _, why in again.skipped] == ["it goes to new@example.edu already"]
 
 
 async def test_a_held_row_outlives_its_lifetime(filled: Queue, operations: QueueOperations, clock: ManualClock) -> None:
