@@ -31,7 +31,7 @@ from mailfront.queue.pending import Homes, PendingIndex
 from mailfront.queue.results import counts_for, result_of
 from mailfront.queue.rows import Claimed, QueuedMessage, QueuedRecipient, RecipientState
 from mailfront.queue.stored_body import StoredBody
-from mailfront.store import message_rows, recipient_rows
+from mailfront.store import imported_rows, message_rows, recipient_rows
 from mailfront.store.errors import StoreFailed
 from mailfront.store.writer import Connection, Store
 
@@ -358,6 +358,7 @@ class Queue:
 
         def operation(connection: Connection) -> int:
             states = (message_rows.INCOMING, message_rows.DONE, message_rows.DISOWNED)
+            imported_rows.forget(connection, before_s - imported_rows.MEMORY_S)
             return sum(len(message_rows.sweep_messages(connection, state, before_s, SWEEP_LIMIT)) for state in states)
 
         return await self.store.write(operation)

@@ -40,6 +40,12 @@ def set_audit_count(connection: Connection, number: int, rows_count: int) -> Non
     connection.execute(update(audit).where(audit.c.number == number).values(rows_count=rows_count))
 
 
+def raise_audit_count(connection: Connection, number: int, more_count: int) -> None:
+    """Note that a verb of several calls has changed more rows."""
+    counted = update(audit).where(audit.c.number == number).values(rows_count=audit.c.rows_count + more_count)
+    connection.execute(counted)
+
+
 def latest_audits(connection: Connection, limit: int) -> list[AuditRow]:
     """The newest rows first."""
     query = select(audit).order_by(audit.c.number.desc()).limit(limit)

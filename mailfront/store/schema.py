@@ -122,6 +122,15 @@ handoff = Table(
     Index("handoff_changed", "state", "changed_s"),
 )
 
+imported = Table(
+    "imported",
+    metadata,
+    Column("message_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("at_s", Double, nullable=False),
+    Index("imported_time", "at_s"),
+)
+
 bucket = Table(
     "bucket",
     metadata,
