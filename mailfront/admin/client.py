@@ -4,6 +4,7 @@ No retry: a verb that changes something may have been carried out when the answe
 """
 
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from mailfront.admin.wire import MAX_ANSWER_BYTES, Alive, Progress, Result, read
 from mailfront.base.errors import RemoteProtocolError
 
 CONNECT_WITHIN_S = 5.0
+FRESH_S = 30.0
+"""The server closes a connection on which nothing is asked for a minute: an older one is not used again."""
 SILENCE_S = 30.0
 """The server says every few seconds that it works; after this much silence it is not well."""
 
@@ -24,6 +27,7 @@ class AdminClient:
         self._path = path
         self._socket: socket.socket | None = None
         self._buffer = bytearray()
+        self._asked_s = 0.0
 
     def __enter__(self) -> "AdminClient":
         return self
@@ -66,6 +70,10 @@ class AdminClient:
             raise AdminError(str(error)) from error
 
     def _connected(self) -> socket.socket:
+        now_s = time.monotonic()
+        if now_s - self._asked_s > FRESH_S:
+            self.__exit__()
+        self._asked_s = now_s
         if self._socket is None:
             connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connecting.settimeout(CONNECT_WITHIN_S)

@@ -7,6 +7,7 @@ from mailfront.admin.errors import AdminError, Kind
 from mailfront.admin.queues import QueueReader
 from mailfront.base.clock import SystemClock
 from mailfront.mail.names import MailboxKey, NodeId
+from mailfront.queue.exports import QueueExport
 from mailfront.queue.views import QueueViews
 from mailfront.store import placement_rows
 from mailfront.store.location import database_path
@@ -47,6 +48,7 @@ async def reading(url: str) -> AsyncIterator[QueueReader]:
         owners = await store.read(placement_rows.load_owners)
         pins = await store.read(placement_rows.load_pins)
         placed = {key: row.node for key, row in pins.items() if row.node is not None}
-        yield QueueReader(QueueViews(store, StoredHomes(owners, placed)), clock)
+        views = QueueViews(store, StoredHomes(owners, placed))
+        yield QueueReader(views, QueueExport(store, views), clock)
     finally:
         await store.close()

@@ -5,63 +5,55 @@ the whole, in the keeper. A selection by ids that matches nothing is an error (n
 an answer (nothing matches).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import base64
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from mailfront.admin.audit import Audit
 from mailfront.admin.errors import AdminError, Kind
-from mailfront.admin.requests import ChangeRequest, ListRequest, Selection
+from mailfront.admin.queue_documents import show_message, show_row, show_stats
+from mailfront.admin.queue_exchange import show_exported
+from mailfront.admin.requests import (
+    ChangeRequest,
+    ExportRequest,
+    ListRequest,
+    PieceRequest,
+    RedirectRequest,
+    Selection,
+    ShowRequest,
+)
 from mailfront.admin.wire import Progress
 from mailfront.base.clock import Clock
 from mailfront.base.ids import MessageId, is_message_id
 from mailfront.base.printable import printable
+from mailfront.mail.address import Address, parse_path
 from mailfront.mail.names import NodeId
 from mailfront.observe import log
-from mailfront.queue.operations import Order, QueueOperations, Verb, VerbResult, selector_text
-from mailfront.queue.rows import SHOWN_STATES, QueuedMessage, RecipientState
-from mailfront.queue.views import CheckResult, MessageView, QueueViews, Stats
-from mailfront.store.queue_queries import ListedRow, Selector
+from mailfront.queue.exports import QueueExport
+from mailfront.queue.operations import Order, QueueOperations, Verb, VerbResult, order_text, selector_text
+from mailfront.queue.rows import SHOWN_STATES
+from mailfront.queue.views import CheckResult, QueueViews
+from mailfront.store.errors import CorruptBody
+from mailfront.store.queue_queries import FIRST_KEY, Selector
 
+MOST_SHOWN_BYTES = 1024 * 1024
+_HEADER_ENDS = (b"\r\n\r\n", b"\n\n")
 _EVENTS = {
     Verb.RETRY: "queue_retried",
     Verb.HOLD: "queue_held",
     Verb.RELEASE: "queue_released",
     Verb.BOUNCE: "queue_bounced",
     Verb.DELETE: "queue_deleted",
+    Verb.REDIRECT: "queue_redirected",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowView:
-    """One recipient in the queue, for people.
-
-    `state` is a word of `SHOWN_STATES`, and `unknown at NODE` where the outcome at a node is unknown. `node` is where
-    an active or unknown attempt is or was, or who holds a handed-off copy; `home` is where the mailbox lives. An empty
-    `sender` is the null reverse-path. `next_attempt_s` is None where nothing is planned.
-    """
-
-    id: str
-    recipient: str
-    sender: str
-    state: str
-    mailbox: str
-    home: str | None
-    node: str | None
-    attempts: int
-    arrived_s: float
-    age_s: float
-    next_attempt_s: float | None
-    size_bytes: int | None
-    last_reply: str
-    reason: str
-    number: int
 
 
 class QueueReader:
     """What can be read without a server."""
 
-    def __init__(self, views: QueueViews, clock: Clock) -> None:
+    def __init__(self, views: QueueViews, export: QueueExport, clock: Clock) -> None:
         self._views = views
+        self._export = export
         self._clock = clock
 
     async def list(self, request: ListRequest) -> dict[str, Any]:
@@ -70,11 +62,18 @@ class QueueReader:
         now_s = self._clock.wall_s()
         return {"rows": [show_row(row, now_s) for row in page.rows], "next": page.after}
 
-    async def show(self, message_id: str) -> dict[str, Any]:
-        """One message with its recipients. Raises AdminError if it is neither queued nor handed off."""
-        found = await self.find(message_id)
+    async def show(self, request: ShowRequest) -> dict[str, Any]:
+        """One message with its recipients, and its text if that is asked for.
+
+        Raises AdminError if it is neither queued nor handed off, or its stored body is damaged.
+        """
+        found = await self.find(request.id)
         if found is None:
-            raise _no_such_message(message_id)
+            raise _no_such_message(request.id)
+        if request.part is not None:
+            if "size_bytes" not in found:
+                raise AdminError(f"{request.id} is handed off: its text is at the node that holds it")
+            found["content"] = await self._content(MessageId(request.id), request.part, found["size_bytes"])
         return found
 
     async def find(self, message_id: str) -> dict[str, Any] | None:
@@ -82,37 +81,108 @@ class QueueReader:
         if not is_message_id(message_id):
             return None
         view = await self._views.show(MessageId(message_id))
-        return None if view is None else _show_message(MessageId(message_id), view, self._clock.wall_s())
+        return None if view is None else show_message(MessageId(message_id), view, self._clock.wall_s())
 
     async def stats(self) -> dict[str, Any]:
         """Counts: `total`, one per state, and ages against domains and against nodes."""
-        return _show_stats(await self._views.stats(), self._clock.wall_s())
+        return show_stats(await self._views.stats(), self._clock.wall_s())
 
     async def check(self) -> CheckResult:
         """What is wrong with the stored queue."""
         return await self._views.check()
 
+    async def export(self, request: ExportRequest) -> dict[str, Any]:
+        """One page of messages without their bodies. The first page also counts what is to come."""
+        selector = _chosen(request, everything=request.everything)
+        page = await self._export.page(selector, request.after)
+        first = tuple(request.after) == FIRST_KEY
+        return {
+            "messages": [show_exported(each) for each in page.messages],
+            "damaged": [*page.damaged, *(line for each in page.messages for line in each.damaged)],
+            "rows_count": page.rows_count,
+            "handed_off_count": page.handed_off_count,
+            "next": page.after,
+            "total": await self._views.count_rows(selector) if first else 0,
+        }
+
+    async def piece(self, request: PieceRequest) -> str | None:
+        """One piece of a stored body in base64; None after the last, or if the message is gone."""
+        if not is_message_id(request.id):
+            raise _no_such_message(request.id)
+        data = await self._piece(MessageId(request.id), request.number)
+        return None if data is None else base64.b64encode(data).decode()
+
+    async def _piece(self, message_id: MessageId, number: int) -> bytes | None:
+        try:
+            return await self._export.piece(message_id, number)
+        except CorruptBody as error:
+            raise AdminError(str(error)) from error
+
+    async def _content(self, message_id: MessageId, part: str, size_bytes: int) -> dict[str, Any]:
+        """The beginning of the stored message, or its header."""
+        text, number = bytearray(), 0
+        while len(text) < MOST_SHOWN_BYTES and (piece := await self._piece(message_id, number)):
+            text += piece
+            number += 1
+            if part == "headers" and any(end in text for end in _HEADER_ENDS):
+                break
+        ends = [found for end in _HEADER_ENDS if (found := text.find(end)) >= 0] if part == "headers" else []
+        end = min(ends, default=MOST_SHOWN_BYTES)
+        cut = not ends and size_bytes > MOST_SHOWN_BYTES
+        shown = bytes(text[: min(end, MOST_SHOWN_BYTES)])
+        return {"part": part, "text": shown.decode("utf-8", "replace"), "size_bytes": size_bytes, "cut": cut}
+
+
+CheckTarget = Callable[[Address], Awaitable[None]]
+"""Whether mail can be redirected to an address. Raises AdminError that says why it cannot."""
+
 
 class QueueService(QueueReader):
-    """All queue verbs."""
+    """All queue verbs but import."""
 
-    def __init__(self, views: QueueViews, operations: QueueOperations, clock: Clock) -> None:
-        super().__init__(views, clock)
+    def __init__(
+        self,
+        views: QueueViews,
+        export: QueueExport,
+        operations: QueueOperations,
+        clock: Clock,
+        *,
+        audit: Audit,
+        check_target: CheckTarget,
+    ) -> None:
+        super().__init__(views, export, clock)
         self._operations = operations
+        self._audit = audit
+        self._check_target = check_target
+
+    async def look(self, request: ShowRequest, *, uid: int) -> dict[str, Any]:
+        """`show`, with a note of who read other people's mail."""
+        shown = await self.show(request)
+        if request.part is not None:
+            verb, chosen = f"queue show --{request.part}", f"--id {request.id}"
+            await self._audit.note(uid=uid, verb=verb, selector=chosen, reason="", rows_count=1)
+        return shown
+
+    async def give(self, request: ExportRequest, *, uid: int) -> dict[str, Any]:
+        """`export`, with a note of who took what."""
+        page = await self.export(request)
+        if tuple(request.after) == FIRST_KEY:
+            chosen = selector_text(_selector(request))
+            count = page["total"] or page["rows_count"]
+            await self._audit.note(
+                uid=uid, verb="queue export", selector=chosen, reason=request.reason, rows_count=count
+            )
+        return page
 
     async def change(
         self, verb: Verb, request: ChangeRequest, *, uid: int, progress: Callable[[Progress], None]
     ) -> dict[str, Any]:
         """Carry out a verb on all rows that match. Raises AdminError without a selector, or for unknown ids."""
-        selector = _selector(request)
-        if selector.is_empty and not request.everything:
-            raise AdminError("say which: --id, --sender, --recipient, --node, --state, --older, or --everything",
-                             Kind.USAGE)  # fmt: skip
-        if request.everything and not selector.is_empty:
-            raise AdminError("--everything and a selector contradict each other", Kind.USAGE)
-        order = Order(verb=verb, selector=selector, uid=uid, reason=request.reason, dry_run=request.dry_run)
+        selector = _chosen(request, everything=request.everything)
+        to = await self._target(request) if isinstance(request, RedirectRequest) else ""
+        order = Order(verb=verb, selector=selector, uid=uid, reason=request.reason, dry_run=request.dry_run, to=to)
         result = await self._operations.run(
-            order, lambda so_far: progress(Progress(so_far.matched_count, 0, "recipients"))
+            order, lambda so_far, total: progress(Progress(so_far.matched_count, total, "recipients"))
         )
         if result.matched_count == 0 and selector.ids:
             raise _no_such_message(", ".join(selector.ids[:5]))
@@ -127,6 +197,25 @@ class QueueService(QueueReader):
             "changed_rows": [{"id": id_, "recipient": recipient} for id_, recipient in result.changed],
             "skipped_rows": [{"id": id_, "recipient": who, "reason": why} for id_, who, why in result.skipped],
         }
+
+    async def _target(self, request: RedirectRequest) -> str:
+        address = parse_path(request.to.removeprefix("<").removesuffix(">"))
+        if address is None:
+            raise AdminError(f"{printable(request.to, 100)!r} is not a mail address", Kind.USAGE)
+        await self._check_target(address)
+        return str(address)
+
+
+def _chosen(request: Selection, *, everything: bool) -> Selector:
+    """The selector, if it is one, or everything, if that was said."""
+    selector = _selector(request)
+    if selector.is_empty and not everything:
+        raise AdminError(
+            "say which: --id, --sender, --recipient, --node, --state, --older, or --everything", Kind.USAGE
+        )
+    if everything and not selector.is_empty:
+        raise AdminError("--everything and a selector contradict each other", Kind.USAGE)
+    return selector
 
 
 def _no_such_message(message_id: str) -> AdminError:
@@ -155,76 +244,12 @@ def _tell(order: Order, result: VerbResult) -> None:
     log.emit(
         "admin_action",
         verb=f"queue {order.verb.value}",
-        selector=selector_text(order.selector),
+        selector=order_text(order),
         reason=printable(order.reason, 500),
         uid=order.uid,
         rows_count=result.changed_count,
     )
+    more = {"to": printable(order.to)} if order.to else {}
     for id_, recipient in result.changed:
-        log.emit(
-            _EVENTS[order.verb], id=id_, recipient=printable(recipient), by=by, reason=printable(order.reason, 500)
-        )
-
-
-def show_row(row: ListedRow, now_s: float) -> RowView:
-    """Make a row fit to be shown."""
-    waits = row.state == RecipientState.WAITING.value
-    return RowView(
-        id=row.id,
-        recipient=printable(row.recipient, 400),
-        sender=printable(row.sender or "", 400),
-        state=_shown_state(row, now_s),
-        mailbox=printable(row.mailbox_key),
-        home=row.home,
-        node=row.node,
-        attempts=row.attempts,
-        arrived_s=row.arrived_s,
-        age_s=round(now_s - row.arrived_s, 3),
-        next_attempt_s=row.next_attempt_s if waits else None,
-        size_bytes=row.size_bytes,
-        last_reply=printable(row.last_reply, 500),
-        reason=printable(row.reason, 500),
-        number=row.number,
-    )
-
-
-def _shown_state(row: ListedRow, now_s: float) -> str:
-    if row.state == RecipientState.WAITING.value:
-        return "due" if row.next_attempt_s <= now_s else "deferred"
-    if row.state == RecipientState.UNKNOWN.value and row.node is not None:
-        return f"unknown at {row.node}"
-    return row.state
-
-
-def _show_message(message_id: MessageId, view: MessageView, now_s: float) -> dict[str, Any]:
-    return {
-        "id": message_id,
-        **({} if view.message is None else _show_envelope(view.message)),
-        "recipients": [show_row(row, now_s) for row in view.recipients],
-    }
-
-
-def _show_envelope(message: QueuedMessage) -> dict[str, Any]:
-    return {
-        "sender": printable(message.reverse_path or "", 400),
-        "arrived_s": message.arrived_s,
-        "expires_s": message.expires_s,
-        "size_bytes": message.size_bytes,
-        "body_type": message.body_type.value,
-        "smtputf8": message.smtputf8,
-        "client_ip": message.client_ip,
-        "sha256": message.sha256,
-    }
-
-
-def _show_stats(stats: Stats, now_s: float) -> dict[str, Any]:
-    return {
-        "total": stats.total,
-        **stats.states,
-        "messages": stats.messages_count,
-        "size_bytes": stats.size_bytes,
-        "oldest_age_s": None if stats.oldest_s is None else round(now_s - stats.oldest_s, 3),
-        "age_limits_s": stats.age_limits_s,
-        "by_domain": {printable(domain): shape.ages for domain, shape in stats.by_domain.items()},
-        "by_node": {node: shape.ages for node, shape in stats.by_node.items()},
-    }
+        reason = printable(order.reason, 500)
+        log.emit(_EVENTS[order.verb], id=id_, recipient=printable(recipient), by=by, reason=reason, **more)

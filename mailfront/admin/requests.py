@@ -1,6 +1,6 @@
 """What each admin verb may be asked with. Checked before a service sees it; mistakes become one line."""
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,6 +31,18 @@ class IdRequest(Request):
     """A verb about one message."""
 
     id: str = Field(min_length=1, max_length=64)
+
+
+class ShowRequest(IdRequest):
+    """`queue show`: one message, and on demand its header or all of its text."""
+
+    part: Literal["headers", "body"] | None = None
+
+
+class PieceRequest(IdRequest):
+    """One piece of a stored body."""
+
+    number: int = Field(ge=0, le=1_000_000)
 
 
 class TraceRequest(Request):
@@ -78,6 +90,20 @@ class ChangeRequest(Selection):
     everything: bool = False
     dry_run: bool = False
     reason: str = Field(default="", max_length=500)
+
+
+class RedirectRequest(ChangeRequest):
+    """A change of rows that gives them another address."""
+
+    to: str = Field(min_length=1, max_length=320)
+
+
+class ExportRequest(Selection):
+    """One page of messages with their selected recipients. `after` is the `next` of the page before."""
+
+    everything: bool = False
+    reason: str = Field(default="", max_length=500)
+    after: tuple[str, int] = Field(default=("", -1), strict=False)
 
 
 def read(model: type[R], arguments: dict[str, Any]) -> R:

@@ -1,6 +1,7 @@
 """Which words on the admin socket reach which service: the one table between `socket` and the services.
 
-queue.list|show|stats|check|retry|hold|release|delete   node.list|drain|maintenance|activate   ring.show|explain
+queue.list|show|stats|check|retry|hold|release|bounce|delete|redirect   queue.export|piece
+queue.import_note|import_begin|import_piece|import   node.list|drain|maintenance|activate   ring.show|explain
 directory.lookup   trace.show   health.show   config.show
 """
 
@@ -11,14 +12,18 @@ from typing import Any
 
 from mailfront.admin.lookups import DirectoryService
 from mailfront.admin.nodes import VERB_STATES, NodeService
+from mailfront.admin.queue_exchange import ImportNote, ImportPiece, ImportRequest, QueueExchange
 from mailfront.admin.queues import QueueService
 from mailfront.admin.requests import (
     AddressRequest,
     ChangeRequest,
-    IdRequest,
+    ExportRequest,
     ListRequest,
     NodeRequest,
     Nothing,
+    PieceRequest,
+    RedirectRequest,
+    ShowRequest,
     TraceRequest,
     read,
 )
@@ -33,6 +38,7 @@ class Services:
     """All services of a running server."""
 
     queue: QueueService
+    exchange: QueueExchange
     nodes: NodeService
     ring: RingService
     directory: DirectoryService
@@ -45,9 +51,15 @@ def handlers(services: Services) -> dict[str, Handler]:
     """The handlers to give to `AdminServer`."""
     table: dict[str, Handler] = {
         "queue.list": lambda call: services.queue.list(read(ListRequest, call.arguments)),
-        "queue.show": lambda call: services.queue.show(read(IdRequest, call.arguments).id),
+        "queue.show": lambda call: services.queue.look(read(ShowRequest, call.arguments), uid=call.uid),
         "queue.stats": _without_arguments(services.queue.stats),
         "queue.check": _without_arguments(services.queue.check),
+        "queue.export": lambda call: services.queue.give(read(ExportRequest, call.arguments), uid=call.uid),
+        "queue.piece": lambda call: services.queue.piece(read(PieceRequest, call.arguments)),
+        "queue.import_note": lambda call: services.exchange.note(read(ImportNote, call.arguments), uid=call.uid),
+        "queue.import_begin": lambda call: services.exchange.begin(read(ImportRequest, call.arguments)),
+        "queue.import_piece": lambda call: services.exchange.put(read(ImportPiece, call.arguments)),
+        "queue.import": lambda call: services.exchange.commit(read(ImportRequest, call.arguments), uid=call.uid),
         "node.list": _without_arguments(services.nodes.list),
         "ring.show": _without_arguments(services.ring.show),
         "ring.explain": lambda call: services.ring.explain(read(AddressRequest, call.arguments).address),
@@ -80,7 +92,8 @@ def _at_once(method: Callable[[], Any]) -> Handler:
 
 
 async def _change_queue(service: QueueService, verb: Verb, call: Call) -> Any:
-    return await service.change(verb, read(ChangeRequest, call.arguments), uid=call.uid, progress=call.progress)
+    model = RedirectRequest if verb is Verb.REDIRECT else ChangeRequest
+    return await service.change(verb, read(model, call.arguments), uid=call.uid, progress=call.progress)
 
 
 async def _change_node(service: NodeService, verb: str, call: Call) -> Any:

@@ -19,7 +19,8 @@ import orjson
 from mailfront.admin.errors import AdminError, Kind
 from mailfront.base.errors import RemoteProtocolError
 
-MAX_REQUEST_BYTES = 1024 * 1024
+MAX_REQUEST_BYTES = 8 * 1024 * 1024
+"""A message with 20,000 recipients that is imported is one line."""
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 ALIVE_EVERY_S = 5.0
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mailfront.admin.audit import Audit
+from mailfront.admin.errors import AdminError, Kind
 from mailfront.admin.lookups import DirectoryService
 from mailfront.admin.nodes import VERB_STATES, NodeService
+from mailfront.admin.queue_exchange import QueueExchange
 from mailfront.admin.queues import QueueService
 from mailfront.admin.rings import RecipientPolicy, RingService
 from mailfront.admin.running import ConfigService, HealthService, RunningConfiguration, TraceService
@@ -17,7 +19,10 @@ from mailfront.cluster.registry import PlacementRegistry
 from mailfront.config.model import Configuration
 from mailfront.directory.directory import Directory
 from mailfront.mail.address import Address, parse_path
+from mailfront.mail.names import NodeId
+from mailfront.queue.exports import QueueExport
 from mailfront.queue.handoff_rows import HandoffTable
+from mailfront.queue.imports import Places, QueueImport
 from mailfront.queue.operations import QueueOperations, Verb
 from mailfront.queue.queue import Queue
 from mailfront.queue.views import QueueViews
@@ -37,30 +42,63 @@ class AdminParts:
     registry: PlacementRegistry
     directory: Directory
     health: HealthService
+    hops: frozenset[NodeId]
     changed: Callable[[], None]
 
 
 def admin_handlers(parts: AdminParts) -> dict[str, Handler]:
     """The handlers for the admin socket."""
     config, clock, registry = parts.config, parts.store.clock, parts.registry
+    audit = Audit(parts.store)
+    ring = RingService(parts.directory, registry, recipient_policy(config))
     views = QueueViews(parts.store, CurrentHomes(registry))
-    queue = QueueService(views, QueueOperations(parts.queue, views), clock)
+    queue = QueueService(
+        views,
+        QueueExport(parts.store, views),
+        QueueOperations(parts.queue, views),
+        clock,
+        audit=audit,
+        check_target=RedirectionTarget(ring, config),
+    )
+    places = Places({*(NodeId(node.id) for node in config.node), *parts.hops}, lambda key: registry.map.bucket(key))
+    exchange = QueueExchange(QueueImport(parts.queue, places), cluster=config.storage.cluster, clock=clock)
     local_domains = frozenset(config.domains.local)
     running = RunningConfiguration(path=parts.config_path, text=parts.config_text, loaded_s=clock.wall_s())
     table = handlers(
         Services(
             queue=queue,
-            nodes=NodeService(registry, lambda: config.node, parts.handoffs.counts, Audit(parts.store)),
-            ring=RingService(parts.directory, registry, recipient_policy(config)),
+            exchange=exchange,
+            nodes=NodeService(registry, lambda: config.node, parts.handoffs.counts, audit),
+            ring=ring,
             directory=DirectoryService(parts.directory, local_domains=local_domains),
             trace=TraceService(config.server.events_dir, queue.find),
             health=parts.health,
             config=ConfigService(lambda: running),
         )
     )
-    for verb in (*(f"queue.{verb.value}" for verb in Verb), *(f"node.{name}" for name in VERB_STATES)):
+    for verb in (*(f"queue.{verb.value}" for verb in Verb), "queue.import", *(f"node.{name}" for name in VERB_STATES)):
         table[verb] = _then(table[verb], parts.changed)
     return table
+
+
+class RedirectionTarget:
+    """Whether mail can be redirected to an address, by the rules of RCPT; an address outside needs the smarthost."""
+
+    def __init__(self, ring: RingService, config: Configuration) -> None:
+        self._ring = ring
+        self._has_smarthost = config.outbound.smarthost is not None
+        self._local_domains = frozenset(config.domains.local)
+
+    async def __call__(self, address: Address) -> None:
+        """Raises AdminError with the reply that RCPT would get."""
+        if address.domain and address.domain not in self._local_domains:
+            if not self._has_smarthost:
+                raise AdminError(f"{address} is outside, and no outbound.smarthost is set to send it through")
+            return
+        found = await self._ring.explain(str(address))
+        if not found.accepted:
+            kind = Kind.LATER if found.reply.startswith("4") else Kind.FAILED
+            raise AdminError(f"nothing is redirected: {found.reply}", kind)
 
 
 def recipient_policy(config: Configuration) -> RecipientPolicy:

@@ -288,6 +288,7 @@ class Keeper:
             registry=self._registry,
             directory=self._directory,
             health=health,
+            hops=next_hops(self._config),
             changed=self._desk.node_changed,
         )
         self._admin = AdminServer(admin_handlers(parts))

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
+from mailfront.admin.audit import Audit
 from mailfront.admin.errors import AdminError, Kind
 from mailfront.admin.offline import reading
 from mailfront.admin.queues import QueueService
-from mailfront.admin.requests import ChangeRequest, ListRequest, read
+from mailfront.admin.requests import ChangeRequest, ListRequest, RedirectRequest, ShowRequest, read
 from mailfront.base.clock import ManualClock
 from mailfront.base.errors import MailfrontError
+from mailfront.mail.address import Address
 from mailfront.mail.body import MemoryBody
 from mailfront.observe import log
+from mailfront.queue.exports import QueueExport
 from mailfront.queue.operations import QueueOperations, Verb
 from mailfront.queue.queue import Queue
 from mailfront.queue.rows import QueuedRecipient, RecipientState
@@ -49,7 +52,7 @@ class Bench:
 
     async def change(self, verb: Verb, uid: int = 1000, **arguments: Any) -> dict[str, Any]:
         """Carry out a verb."""
-        request = read(ChangeRequest, arguments)
+        request = read(RedirectRequest if verb is Verb.REDIRECT else ChangeRequest, arguments)
         return await self.service.change(verb, request, uid=uid, progress=lambda _: None)
 
     async def states(self) -> list[str]:
@@ -67,7 +70,20 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     queue = Queue(store, homes, retry_s=RETRY_S, notices=NOTICES, alarm=lambda *_: None)
     await queue.load()
     views = QueueViews(store, homes)
-    yield Bench(clock, store, queue, QueueService(views, QueueOperations(queue, views), clock), tmp_path)
+
+    async def check_target(address: Address) -> None:
+        if address.local == "nobody":
+            raise AdminError(f"nothing is redirected: 550 5.1.1 <{address}>")
+
+    service = QueueService(
+        views,
+        QueueExport(store, views),
+        QueueOperations(queue, views),
+        clock,
+        audit=Audit(store),
+        check_target=check_target,
+    )
+    yield Bench(clock, store, queue, service, tmp_path)
     await store.close()
 
 
@@ -118,13 +134,13 @@ async def test_stats_have_a_total_and_every_state(bench: Bench) -> None:
 async def test_a_message_is_shown_with_its_recipients(bench: Bench) -> None:
     """`show` and `find` agree; what is not there is an error or None."""
     await bench.add(1, queued_recipient(0, "ana", 0))
-    shown = await bench.service.show(message_id(1))
+    shown = await bench.service.show(ShowRequest(id=message_id(1)))
     assert (shown["sender"], shown["size_bytes"]) == ("sender@out.example", 3)
     assert [row.recipient for row in shown["recipients"]] == ["ana@example.edu"]
     for unknown in (message_id(9), "no-id", "' OR 1=1"):
         assert await bench.service.find(unknown) is None
         with pytest.raises(AdminError, match="no message"):
-            await bench.service.show(unknown)
+            await bench.service.show(ShowRequest(id=unknown))
 
 
 async def test_a_change_without_a_selector_is_refused(bench: Bench) -> None:
@@ -213,3 +229,44 @@ async def test_a_missing_or_damaged_database_is_one_clear_error(tmp_path: Path) 
         async with reading(f"sqlite:///{damaged}"):
             pass
     assert damaged.read_bytes() == b"this is no database" * 100
+
+
+async def test_a_redirection_is_refused_before_anything_changes(bench: Bench) -> None:
+    """What RCPT would refuse is no target, and neither is what is no address."""
+    await bench.add(1, queued_recipient(0, "ana", 0))
+    for to, kind in (("nobody@example.edu", Kind.FAILED), ("no address", Kind.USAGE)):
+        with pytest.raises(AdminError) as caught:
+            await bench.change(Verb.REDIRECT, everything=True, to=to)
+        assert caught.value.kind is kind
+    assert await bench.states() == ["due"]
+    events: list[dict[str, Any]] = []
+    with log.listening(events.append):
+        await bench.change(Verb.REDIRECT, everything=True, to="<Ben@Example.EDU>")
+    assert [(each.recipient, each.home) for each in (await bench.service.list(ListRequest()))["rows"]] == [
+        ("Ben@example.edu", "@resolve")
+    ]
+    assert (events[1]["event"], events[1]["recipient"], events[1]["to"]) == (
+        "queue_redirected", "ana@example.edu", "Ben@example.edu",
+    )  # fmt: skip
+
+
+async def test_the_text_of_a_message_is_shown_and_who_looked_is_kept(bench: Bench) -> None:
+    """The header alone, or all up to a bound; reading other people's mail leaves a trace."""
+    text = b"Subject: x\r\nTo: b\r\n\r\nhello\xff\x1b[2J\r\n"
+    await bench.queue.accept(queued_message(1, bench.clock.wall_s()), MemoryBody(text), [queued_recipient(0, "ana", 0)])
+    await bench.queue.accept(
+        queued_message(2, bench.clock.wall_s()), MemoryBody(b"x" * 3_000_000), [queued_recipient(0, "ana", 0)]
+    )
+    head = await bench.service.look(ShowRequest(id=message_id(1), part="headers"), uid=42)
+    assert (head["content"]["text"], head["content"]["cut"]) == ("Subject: x\r\nTo: b", False)
+    whole = await bench.service.look(ShowRequest(id=message_id(1), part="body"), uid=42)
+    assert whole["content"]["text"] == text.decode("utf-8", "replace")
+    large = await bench.service.look(ShowRequest(id=message_id(2), part="body"), uid=42)
+    assert (len(large["content"]["text"]), large["content"]["cut"]) == (1024 * 1024, True)
+    rows = await bench.store.read(lambda connection: latest_audits(connection, 10))
+    assert [(row.verb, row.uid, row.selector) for row in reversed(rows)] == [
+        ("queue show --headers", 42, f"--id {message_id(1)}"),
+        ("queue show --body", 42, f"--id {message_id(1)}"),
+        ("queue show --body", 42, f"--id {message_id(2)}"),
+    ]
+    assert "content" not in await bench.service.look(ShowRequest(id=message_id(1)), uid=42)
