@@ -118,6 +118,11 @@ def bar(value: float, most: float, width: int) -> str:
     return "█" * full + (" ▏▎▍▌▋▊▉"[part] if part else "")
 
 
+def sparkline(values: Sequence[int], most: int) -> str:
+    """Draw values as columns of one line; what is there at all can be seen."""
+    return "".join(" " if value <= 0 else "▁▂▃▄▅▆▇█"[min(7, 8 * value // max(most, 1))] for value in values)
+
+
 def age(seconds: float | None) -> str:
     """Write a time span for people."""
     return "" if seconds is None else show_duration(max(seconds, 0.0))
@@ -153,7 +158,11 @@ class ProgressBar:
             self._drawn.stop()
 
     def show(self, note: "Progress") -> None:
-        """Show how far the work has come."""
+        """Show how far the server's work has come."""
+        self.show_count(note.done, note.total, note.what)
+
+    def show_count(self, done: int, total: int, what: str) -> None:
+        """Show how far our own work has come. `total` 0: not known."""
         if not sys.stderr.isatty():
             return
         if self._drawn is None or self._task is None:
@@ -161,6 +170,6 @@ class ProgressBar:
             from rich.progress import Progress as RichProgress
 
             self._drawn = RichProgress(console=Console(stderr=True), transient=True)
-            self._task = self._drawn.add_task(printable(note.what), total=None)
+            self._task = self._drawn.add_task(printable(what), total=None)
             self._drawn.start()
-        self._drawn.update(self._task, completed=note.done, total=note.total or None)
+        self._drawn.update(self._task, completed=done, total=total or None)

@@ -1,40 +1,33 @@
-"""`mailfront queue`: what waits, and changes of it.
+"""`mailfront queue list|show|stats|check`: what waits. The other verbs of the noun are in `queue_changes`,
+`queue_export` and `queue_import`.
 
-`list`, `show`, `stats` and `check` read the database themselves when no server runs; everything else needs the server.
+These four read the database themselves when no server runs.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from mailfront.admin.errors import NotRunning
-from mailfront.cli.conventions import (
-    EXIT_FAILED,
-    EXIT_USAGE,
-    Failed,
-    Noun,
-    admin_client,
-    ask,
-    is_interactive,
-    json_option,
-    reason_option,
-    server_settings,
-)
-from mailfront.cli.output import age, aside, facts, line, moment, show_json, table
-from mailfront.cli.selectors import selection, selector_options
-
-if TYPE_CHECKING:
-    from mailfront.admin.queues import QueueReader
+from mailfront.cli.conventions import EXIT_FAILED, Noun, json_option
+from mailfront.cli.output import age, aside, bar, facts, line, moment, on_terminal, show_json, sparkline, table
+from mailfront.cli.queue_changes import CHANGES
+from mailfront.cli.queue_export import export
+from mailfront.cli.queue_import import import_
+from mailfront.cli.queue_source import QueueSource, read_queue
+from mailfront.cli.selectors import STATES, selection, selector_options
 
 _PAGE = 1000
 _SHOWN_DESTINATIONS = 20
-_PAST = {"retry": "will be tried now", "hold": "held", "release": "released", "bounce": "bounced", "delete": "deleted"}
+_BAR_CHARS = 30
 
 
 @click.group(cls=Noun)
 def queue() -> None:
     """Mail that could not be delivered yet."""
+
+
+for each in (*CHANGES, export, import_):
+    queue.add_command(each)
 
 
 @queue.command("list")
@@ -60,13 +53,14 @@ def _read_rows(conditions: dict[str, Any], limit: int) -> tuple[list[dict[str, A
     """All pages up to `limit` rows, and whether there are more."""
     rows: list[dict[str, Any]] = []
     arguments = dict(conditions)
-    while True:
-        arguments["limit"] = min(_PAGE, limit - len(rows))
-        page = _read("queue.list", arguments)
-        rows += page["rows"]
-        if page["next"] is None or len(rows) >= limit:
-            return rows, page["next"] is not None
-        arguments["after"] = page["next"]
+    with QueueSource() as source:
+        while True:
+            arguments["limit"] = min(_PAGE, limit - len(rows))
+            page = source.ask("queue.list", arguments)
+            rows += page["rows"]
+            if page["next"] is None or len(rows) >= limit:
+                return rows, page["next"] is not None
+            arguments["after"] = page["next"]
 
 
 def _list_row(row: dict[str, Any]) -> tuple[object, ...]:
@@ -87,10 +81,16 @@ def _list_row(row: dict[str, Any]) -> tuple[object, ...]:
 
 @queue.command()
 @click.argument("id_", metavar="ID")
+@click.option("--headers", "part", flag_value="headers", help="The message's header too.")
+@click.option("--body", "part", flag_value="body", help="The whole message too, up to its first MiB.")
 @json_option
-def show(id_: str, as_json: bool) -> None:
-    """One message and all its recipients that are not done."""
-    document = _read("queue.show", {"id": id_})
+def show(id_: str, part: str | None, as_json: bool) -> None:
+    """One message and all its recipients that are not done.
+
+    What a terminal might obey is replaced in the message's text by `?`; `queue export` has its exact bytes. Who looked
+    into which message is kept in the audit.
+    """
+    document = read_queue("queue.show", {"id": id_} if part is None else {"id": id_, "part": part})
     if as_json:
         show_json(document)
         return
@@ -114,6 +114,17 @@ def show(id_: str, as_json: bool) -> None:
         ],
         right=("attempts",),
     )  # fmt: skip
+    if part is not None:
+        _show_content(document["content"])
+
+
+def _show_content(content: dict[str, Any]) -> None:
+    """The message's own lines, after an empty one."""
+    line("")
+    for text in content["text"].replace("\r\n", "\n").split("\n"):
+        line(text.expandtabs())
+    if content["cut"]:
+        aside(f"this is the beginning; the message has {content['size_bytes']} bytes (queue export has all of it)")
 
 
 @queue.command()
@@ -122,22 +133,38 @@ def show(id_: str, as_json: bool) -> None:
 @json_option
 def stats(by: str, as_json: bool) -> None:
     """Counts per state, and how long mail has waited for which destination (minutes)."""
-    document = _read("queue.stats", {})
+    document = read_queue("queue.stats")
     if as_json:
         show_json(document)
         return
     from mailfront.base.units import show_size
-    from mailfront.cli.selectors import STATES
 
     facts(
         [
             ("recipients", document["total"]),
-            *((state, document[state]) for state in STATES if document[state]),
+            *(() if on_terminal() else ((state, document[state]) for state in STATES if document[state])),
             ("messages", document["messages"]),
             ("size", show_size(document["size_bytes"])),
             ("oldest", age(document["oldest_age_s"])),
         ]
     )
+    if on_terminal() and document["total"]:
+        _draw_states(document)
+    _show_ages(document, by)
+
+
+def _draw_states(document: dict[str, Any]) -> None:
+    """One bar per state that has rows."""
+    most = max(document[state] for state in STATES)
+    table(
+        ("state", "recipients", ""),
+        [(state, document[state], bar(document[state], most, _BAR_CHARS)) for state in STATES if document[state]],
+        right=("recipients",),
+    )
+
+
+def _show_ages(document: dict[str, Any], by: str) -> None:
+    """How long mail has waited, per destination; on a terminal with the picture of each row, young on the left."""
     limits = [f"{limit_s / 60:g}" for limit_s in document["age_limits_s"]]
     columns = (by, "total", *limits, f"{limits[-1]}+")
     shapes: dict[str, list[int]] = document[f"by_{by}"]
@@ -146,7 +173,13 @@ def stats(by: str, as_json: bool) -> None:
     largest = sorted(shapes.items(), key=lambda item: -sum(item[1]))
     together = [sum(ages) for ages in zip(*shapes.values(), strict=True)]
     rows = [("TOTAL", together), *largest[:_SHOWN_DESTINATIONS]]
-    table(columns, [(name, sum(ages), *(count or "." for count in ages)) for name, ages in rows], right=columns[1:])
+    shown = [(name, sum(ages), *(count or "." for count in ages)) for name, ages in rows]
+    if on_terminal():
+        most = max(together)
+        drawn = ((*row, sparkline(ages, most)) for row, (_, ages) in zip(shown, rows, strict=True))
+        table((*columns, "young to old"), list(drawn), right=columns[1:])
+    else:
+        table(columns, shown, right=columns[1:])
     if len(largest) > _SHOWN_DESTINATIONS:
         line(f"and {len(largest) - _SHOWN_DESTINATIONS} more; --json shows all")
 
@@ -155,7 +188,7 @@ def stats(by: str, as_json: bool) -> None:
 @json_option
 def check(as_json: bool) -> None:
     """Look for damage in the stored queue. Exit code 1 if there is any. Changes nothing."""
-    document = _read("queue.check", {})
+    document = read_queue("queue.check")
     if as_json:
         show_json(document)
     else:
@@ -167,149 +200,3 @@ def check(as_json: bool) -> None:
         )
     if document["problems"]:
         click.get_current_context().exit(EXIT_FAILED)
-
-
-def _change_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        json_option,
-        reason_option,
-        click.option("--dry-run", is_flag=True, help="Only show what would be changed."),
-        click.option("--everything", is_flag=True, help="All rows; needed if no condition is given."),
-        selector_options,
-    ):
-        command = option(command)
-    return command
-
-
-@queue.command()
-@_change_options
-def retry(**options: Any) -> None:
-    """Try the selected recipients now instead of at their next attempt."""
-    _change("retry", options)
-
-
-@queue.command()
-@_change_options
-def hold(**options: Any) -> None:
-    """Keep the selected recipients and do not try them until they are released."""
-    _change("hold", options)
-
-
-@queue.command()
-@_change_options
-def release(**options: Any) -> None:
-    """Try held recipients again."""
-    _change("release", options)
-
-
-@queue.command()
-@_change_options
-@click.option("--yes", is_flag=True, help="Do not ask, even on a terminal.")
-def bounce(yes: bool, **options: Any) -> None:
-    """Give up the selected recipients and tell their senders by a notice. On a terminal it asks first."""
-    if is_interactive() and not (yes or options["dry_run"]):
-        _show_change(_order("bounce", {**options, "dry_run": True}))
-        click.confirm("Bounce these?", abort=True)
-    _change("bounce", options)
-
-
-@queue.command()
-@_change_options
-@click.option("--yes", is_flag=True, help="Do not ask, even on a terminal.")
-def delete(yes: bool, **options: Any) -> None:
-    """Give up the selected recipients for good. Their sender is not told. On a terminal it asks first."""
-    if is_interactive() and not (yes or options["dry_run"]):
-        _show_change(_order("delete", {**options, "dry_run": True}))
-        click.confirm("Delete these?", abort=True)
-    _change("delete", options)
-
-
-def _change(verb: str, options: dict[str, Any]) -> None:
-    done = _order(verb, options)
-    if options["as_json"]:
-        show_json(done)
-    else:
-        _show_change(done)
-    if done["matched"] and not done["changed"]:
-        click.get_current_context().exit(EXIT_FAILED)
-
-
-def _order(verb: str, options: dict[str, Any]) -> dict[str, Any]:
-    conditions = selection(options)
-    if not conditions and not options["everything"]:
-        raise Failed(
-            "say which recipients: --id, --sender, --recipient, --node, --state, --older; or --everything", EXIT_USAGE
-        )
-    if conditions and options["everything"]:
-        raise Failed("--everything and a condition contradict each other; leave one out", EXIT_USAGE)
-    arguments = {name: options[name] for name in ("everything", "dry_run", "reason")}
-    done: dict[str, Any] = ask(f"queue.{verb}", {**conditions, **arguments})
-    return done
-
-
-def _show_change(done: dict[str, Any]) -> None:
-    would = f"would be {_PAST[done['verb']].removeprefix('will be ')}" if done["dry_run"] else _PAST[done["verb"]]
-    rows = [(row["id"], row["recipient"], would) for row in done["changed_rows"]]
-    rows += [(row["id"], row["recipient"], f"left alone: {row['reason']}") for row in done["skipped_rows"]]
-    if rows:
-        table(("id", "recipient", ""), rows)
-    line(f"{done['changed']} of {done['matched']} matching recipients {would}")
-    hidden = done["matched"] - len(rows)
-    if hidden > 0:
-        line(f"{hidden} of them are not shown")
-
-
-def _read(verb: str, arguments: dict[str, Any]) -> Any:
-    """Ask the server; if none runs, read the database and say so."""
-    import asyncio
-
-    from mailfront.cli.output import ProgressBar
-
-    context = click.get_current_context().find_root()
-    if not context.meta.get("offline"):
-        try:
-            with admin_client() as client, ProgressBar() as bar:
-                return client.call(verb, arguments, progress=bar.show)
-        except NotRunning:
-            aside("the server is not running; reading its database")
-            context.meta["offline"] = True
-    return asyncio.run(_read_database(server_settings().state_url, _OFFLINE[verb], arguments))
-
-
-async def _read_database(
-    url: str, question: "Callable[[QueueReader, dict[str, Any]], Awaitable[Any]]", arguments: dict[str, Any]
-) -> Any:
-    import orjson
-
-    from mailfront.admin.offline import reading
-
-    async with reading(url) as reader:
-        answer = await question(reader, arguments)
-    # The same form as over the socket.
-    return orjson.loads(orjson.dumps(answer, option=orjson.OPT_NON_STR_KEYS))
-
-
-async def _list_offline(reader: "QueueReader", arguments: dict[str, Any]) -> Any:
-    from mailfront.admin.requests import ListRequest, read
-
-    return await reader.list(read(ListRequest, arguments))
-
-
-async def _show_offline(reader: "QueueReader", arguments: dict[str, Any]) -> Any:
-    return await reader.show(arguments["id"])
-
-
-async def _stats_offline(reader: "QueueReader", _arguments: dict[str, Any]) -> Any:
-    return await reader.stats()
-
-
-async def _check_offline(reader: "QueueReader", _arguments: dict[str, Any]) -> Any:
-    return await reader.check()
-
-
-_OFFLINE: "dict[str, Callable[[QueueReader, dict[str, Any]], Awaitable[Any]]]" = {
-    "queue.list": _list_offline,
-    "queue.show": _show_offline,
-    "queue.stats": _stats_offline,
-    "queue.check": _check_offline,
-}

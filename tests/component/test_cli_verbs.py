@@ -188,6 +188,10 @@ def test_a_change_that_hits_only_active_rows_fails(tmp_path: Path) -> None:
         ["queue", "show"],
         ["queue", "bounce"],
         ["queue", "redirect", "--everything"],
+        ["queue", "redirect", "--to", "ben@example.edu"],
+        ["queue", "export", "x.tar"],
+        ["queue", "export", "-", "--everything", "--json"],
+        ["queue", "import"],
         ["ring", "plan"],
         ["ring", "apply"],
         ["user", "where", "ana@example.edu"],
@@ -361,7 +365,7 @@ def test_delete_asks_on_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, verbs: int, code: int
 ) -> None:
     """It shows what it would hit, and only a yes deletes; `--yes` does not ask."""
-    monkeypatch.setattr("mailfront.cli.queue.is_interactive", lambda: True)
+    monkeypatch.setattr("mailfront.cli.queue_changes.is_interactive", lambda: True)
     with AdminStub(tmp_path, ANSWERS | {"queue.delete": CHANGED | {"verb": "delete"}}) as stub:
         result = invoke(stub.config, "queue", "delete", "--id", ID, stdin=typed)
         assert (result.exit_code, len(stub.calls)) == (code, verbs)

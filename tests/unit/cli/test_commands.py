@@ -18,13 +18,16 @@ VERBS = {
     "run": None,
     "demo": None,
     "config": {"check", "show", "diff"},
-    "queue": {"list", "show", "retry", "hold", "release", "bounce", "delete", "stats", "check"},
+    "queue": {
+        "list", "show", "retry", "hold", "release", "bounce", "delete", "redirect", "stats", "check", "export",
+        "import",
+    },
     "trace": None,
     "node": {"list", "drain", "maintenance", "activate"},
     "ring": {"show", "explain"},
     "directory": {"lookup"},
     "health": None,
-}
+}  # fmt: skip
 
 
 def test_the_verbs_are_those_of_this_version() -> None:
