@@ -1,11 +1,12 @@
 # mailfront: the two commands are `make demo` and `make test`. Both make their own environment in .venv.
+# `make bench` measures it beside other servers.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 
-.PHONY: demo test lint check clean
+.PHONY: demo test lint bench check clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/mailfront demo $(DEMO_ARGS)
@@ -16,6 +17,12 @@ test: $(STAMPS)/dev
 
 lint: $(STAMPS)/dev
 	$(BIN)/python -m tests.run --lint-only
+
+# Beside other servers, 15 minutes. Needs root, and the machine for itself.
+# BENCH_ARGS="--rows new-30k,drain --rounds 1" measures less.
+bench: $(STAMPS)/bench
+	tests/install-packages
+	$(BIN)/python -m tests.perf --json bench.json --plots bench-plots $(BENCH_ARGS)
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -31,6 +38,10 @@ $(STAMPS)/demo: $(STAMPS)/venv pyproject.toml constraints.txt
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
 	@touch $@ $(STAMPS)/demo
+
+$(STAMPS)/bench: $(STAMPS)/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,bench]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -121,15 +121,15 @@ class MailfrontServer:
         (self.runtime_dir / "pids.json").unlink(missing_ok=True)
         self.process.launch()
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until every SMTP and LMTP listener without a PROXY header greets."""
         for table in self.document["listen"]:
             if table["role"] in ("smtp", "lmtp") and not table.get("proxy_protocol"):
                 self.process.wait_for(
-                    partial(_greets, table), START_TIMEOUT_S, f"a greeting of {table['role']} on {table['address']}"
+                    partial(_greets, table), timeout_s, f"a greeting of {table['role']} on {table['address']}"
                 )
-        self.process.wait_for((self.runtime_dir / "pids.json").exists, START_TIMEOUT_S, "pids.json")
-        self.wait_for_parts()
+        self.process.wait_for((self.runtime_dir / "pids.json").exists, timeout_s, "pids.json")
+        self.wait_for_parts(timeout_s=timeout_s)
 
     def stop(self) -> int | None:
         """Drain and end (SIGTERM). Returns the exit status."""

@@ -1,0 +1,86 @@
+"""All systems of one run: started when a row first needs them, ended together.
+
+The systems idle beside each other while another is under load; an idle server costs nothing that could be seen here.
+Those with `nodes-down` in their name have nodes of their own, which listen only inside `nodes_back`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from tests.perf.systems import DOMAIN, NODES_COUNT, Haproxy, Mailfront, Postfix, Sinks, Straight, System
+from tests.support.certificates import Authority
+from tests.support.postfix import SmtpSink, smtp_source
+from tests.support.processes import new_directory
+
+WARM_COUNT = 200
+
+
+class Lab:
+    """Use it as a context manager; then `system(name)` as often as wanted."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._systems: dict[str, System] = {}
+        self._sleeping: dict[str, list[SmtpSink]] = {}
+        self._sinks: Sinks | None = None
+        self.directory = new_directory("lab")
+        authority = Authority(self.directory)
+        self.ca_file: Path = authority.ca_file
+        self._certificate = authority.issue()
+
+    def __enter__(self) -> "Lab":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def system(self, name: str) -> System:
+        """The system of this name, running."""
+        found = self._systems.get(name)
+        if found is None:
+            found = self._makers()[name]()
+            self._stack.callback(found.stop)
+            found.start()
+            if name not in self._sleeping:
+                # What is made once, at the first messages, is no message's cost.
+                smtp_source(*found.endpoint(), messages=WARM_COUNT, recipient=f"user@{DOMAIN}", options=("-N",))
+            self._systems[name] = found
+        return found
+
+    @contextmanager
+    def nodes_back(self, system: System) -> Iterator[None]:
+        """Let the nodes of a `nodes-down` system listen while the block runs."""
+        with ExitStack() as running:
+            for sink in self._sleeping[system.name]:
+                running.enter_context(sink)
+            yield
+
+    @property
+    def sinks(self) -> Sinks:
+        """The storage of all other systems, running."""
+        if self._sinks is None:
+            self._sinks = Sinks()
+            self._stack.callback(self._sinks.stop)
+            self._sinks.start()
+        return self._sinks
+
+    def _makers(self) -> dict[str, Callable[[], System]]:
+        return {
+            "straight": lambda: Straight(self.sinks),
+            "haproxy": lambda: Haproxy((self.sinks.smtp.host, self.sinks.smtp.port)),
+            "mailfront": lambda: Mailfront(self.sinks.ports, tls=self._certificate),
+            "postfix-queued": lambda: Postfix(self.sinks.ports, name="postfix-queued", tls=self._certificate),
+            "postfix-proxy": lambda: Postfix(
+                self.sinks.ports, name="postfix-proxy", proxy_to=self.sinks.smtp.port, tls=self._certificate
+            ),
+            "mailfront-nodes-down": lambda: Mailfront(self._down("mailfront-nodes-down"), name="mailfront-nodes-down"),
+            "postfix-nodes-down": lambda: Postfix(self._down("postfix-nodes-down"), name="postfix-nodes-down"),
+        }
+
+    def _down(self, name: str) -> list[int]:
+        sinks = self._sleeping[name] = [SmtpSink(lmtp=True, options=("-m", "1000")) for _ in range(NODES_COUNT)]
+        return [sink.port for sink in sinks]

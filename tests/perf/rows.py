@@ -1,0 +1,218 @@
+"""The rows of `make bench`: one load, the systems that it is put on, and what mailfront must reach.
+
+A target compares medians of one run, or medians of ratios taken round by round; it never asks for an absolute time.
+The one figure of CPU milliseconds is shown with its target, and a machine that is busy or slow will miss it.
+"""
+
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tests.perf.lab import Lab
+from tests.perf.load import LoadFailed, Sample, generated, measured, messages
+from tests.perf.systems import Postfix, System
+from tests.support.processes import wait_until
+
+RUN = Callable[[Lab, System, int], Sample]
+Value = Callable[[Mapping[str, Sample]], float]
+"""From one round's samples by system to a figure."""
+DRAIN_LIMIT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a row must reach: `value` of each round, then the median, against `bound`."""
+
+    text: str
+    bound: float
+    at_least: bool
+    value: Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the benchmark. `count` is for one sample; `unit` is what is counted."""
+
+    name: str
+    title: str
+    systems: Sequence[str]
+    count: int
+    run: RUN
+    unit: str = "messages"
+    targets: Sequence[Target] = field(default=())
+    shows: Sequence[str] = field(default=())
+    """Further figures of the samples that the table shows."""
+
+
+def rate_of(name: str, other: str) -> Value:
+    """How many times faster one system is than another."""
+    return lambda samples: samples[name].rate / samples[other].rate
+
+
+def cpu_of(name: str, other: str) -> Value:
+    """How many times the CPU of another a system needs for each message."""
+    return lambda samples: (samples[name].cpu_ms or 0.0) / (samples[other].cpu_ms or float("inf"))
+
+
+def figure_of(name: str, figure: str, other: str) -> Value:
+    """How many times another's figure a system has."""
+    return lambda samples: samples[name].extra[figure] / samples[other].extra[figure]
+
+
+def _source(size_bytes: int, *options: str) -> RUN:
+    return lambda lab, system, count: messages(system, count=count, size_bytes=size_bytes, options=options or ("-N",))
+
+
+def _secure(lab: Lab, system: System, count: int) -> Sample:
+    spec = {"kind": "secure", "size": 4000, "count": count, "parallel": 8, "resume": True, "ca": str(lab.ca_file)}
+    return generated(system, spec)
+
+
+def _into_the_queue(lab: Lab, system: System, count: int) -> Sample:
+    return messages(system, count=count, size_bytes=30_000, until_handed_on=False)
+
+
+def _drain(lab: Lab, system: System, count: int) -> Sample:
+    """Bring the nodes back and see the queue run empty. The time begins with the first message that leaves."""
+    held_count = system.queued_count()
+    if held_count == 0:
+        raise LoadFailed(f"{system.name}: nothing is queued; the row before this one fills the queue")
+    with lab.nodes_back(system):
+
+        def work() -> tuple[float, int, dict[str, float]]:
+            if isinstance(system, Postfix):
+                system.flush()
+            begun_s = time.monotonic()
+            wait_until(lambda: system.queued_count() < held_count, DRAIN_LIMIT_S, f"{system.name} to begin")
+            first_s = time.monotonic()
+            wait_until(lambda: not system.queued_count(), DRAIN_LIMIT_S, f"the end of {system.name}'s queue")
+            return time.monotonic() - first_s, held_count, {"began_after_s": first_s - begun_s}
+
+        return measured(system, work)
+
+
+_ALL = ("mailfront", "postfix-queued", "postfix-proxy", "haproxy", "straight")
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        name="new-4k",
+        title="4 KB, a new connection for each message",
+        systems=_ALL,
+        count=2000,
+        run=_source(4_000),
+        targets=(
+            Target(text="6x Postfix queued", bound=6.0, at_least=True, value=rate_of("mailfront", "postfix-queued")),
+            Target(text="2x before-queue", bound=2.0, at_least=True, value=rate_of("mailfront", "postfix-proxy")),
+        ),
+    ),
+    Row(
+        name="new-30k",
+        title="30 KB, a new connection for each message",
+        systems=_ALL,
+        count=2000,
+        run=_source(30_000),
+        targets=(
+            Target(text="6x Postfix queued", bound=6.0, at_least=True, value=rate_of("mailfront", "postfix-queued")),
+            Target(text="2x before-queue", bound=2.0, at_least=True, value=rate_of("mailfront", "postfix-proxy")),
+            Target(
+                text="0.45 ms CPU", bound=0.45, at_least=False, value=lambda found: found["mailfront"].cpu_ms or 0.0
+            ),
+        ),
+    ),
+    Row(
+        name="new-200k",
+        title="200 KB, a new connection for each message",
+        systems=_ALL,
+        count=800,
+        run=_source(200_000),
+        targets=(Target(text="0.8 of straight", bound=0.8, at_least=True, value=rate_of("mailfront", "straight")),),
+    ),
+    Row(
+        name="kept-4k",
+        title="4 KB, 20 kept connections",
+        systems=_ALL,
+        count=4000,
+        run=_source(4_000, "-N", "-d"),
+        targets=(Target(text="0.6 of straight", bound=0.6, at_least=True, value=rate_of("mailfront", "straight")),),
+    ),
+    Row(
+        name="fan-out",
+        title="30 KB for 10 recipients on 3 nodes",
+        systems=("mailfront", "postfix-queued"),
+        count=500,
+        run=_source(30_000, "-N", "-r", "10"),
+        targets=(
+            Target(text="6x Postfix queued", bound=6.0, at_least=True, value=rate_of("mailfront", "postfix-queued")),
+        ),
+    ),
+    Row(
+        name="starttls",
+        title="4 KB, STARTTLS with resumption",
+        systems=("mailfront", "postfix-proxy"),
+        count=600,
+        run=_secure,
+        targets=(
+            Target(text="CPU 1.6x before-queue", bound=1.6, at_least=False, value=cpu_of("mailfront", "postfix-proxy")),
+        ),
+        shows=("resumed_count",),
+    ),
+    Row(
+        name="queue",
+        title="30 KB, all nodes down: into the queue",
+        systems=("mailfront-nodes-down", "postfix-nodes-down"),
+        count=1500,
+        run=_into_the_queue,
+        targets=(
+            Target(
+                text="4x Postfix's accept rate",
+                bound=4.0,
+                at_least=True,
+                value=rate_of("mailfront-nodes-down", "postfix-nodes-down"),
+            ),
+        ),
+    ),
+    Row(
+        name="drain",
+        title="the nodes are back: the queue runs empty",
+        systems=("mailfront-nodes-down", "postfix-nodes-down"),
+        count=1500,
+        run=_drain,
+        targets=(
+            Target(
+                text="2x Postfix's",
+                bound=2.0,
+                at_least=True,
+                value=rate_of("mailfront-nodes-down", "postfix-nodes-down"),
+            ),
+        ),
+        shows=("began_after_s",),
+    ),
+)
+
+
+def chosen(names: Sequence[str]) -> list[Row]:
+    """The rows of these names, all if there are none. Raises KeyError for a name that is no row."""
+    known = {row.name: row for row in ROWS}
+    wanted = set(names)
+    if unknown := wanted - known.keys():
+        raise KeyError(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    # A drain needs the queue that the row before it fills.
+    if "drain" in wanted:
+        wanted.add("queue")
+    return [row for row in ROWS if not wanted or row.name in wanted]
+
+
+def fsyncs_per_s(directory: str) -> float:
+    """How many times a second this device makes one small write durable: what bounds a queue without group commit."""
+    script = (
+        "import os, sys, time\n"
+        "fd = os.open(sys.argv[1] + '/fsync-probe', os.O_CREAT | os.O_WRONLY)\n"
+        "begun, count = time.monotonic(), 0\n"
+        "while time.monotonic() < begun + 1.0:\n"
+        "    os.pwrite(fd, b'x' * 4096, 4096 * (count % 256)); os.fsync(fd); count += 1\n"
+        "print(count / (time.monotonic() - begun))\n"
+        "os.unlink(sys.argv[1] + '/fsync-probe')"
+    )
+    done = subprocess.run(["python3", "-c", script, directory], capture_output=True, text=True, check=True, timeout=30)
+    return float(done.stdout)
