@@ -53,6 +53,11 @@ CHANNEL_REQUESTS = Counter(
 )
 CHANNEL_SECONDS = Histogram("mailfront_net_channel_request_seconds", "Time until the keeper answered.", _SECONDS)
 CHANNEL_CONNECTS = Counter("mailfront_net_channel_connects_total", "Connections made to the keeper.")
+DNS_LOOKUPS = Counter(
+    "mailfront_net_dns_lookups_total",
+    "DNS look-ups of filters: answered from the cache, by a server, or by nobody.",
+    result=("cached", "asked", "trouble"),
+)
 
 # sessions
 _ROLES = ("imap", "pop3", "sieve")
