@@ -18,7 +18,7 @@ front of the next packet that is answered, so that macro, silent steps and event
 Answers: a `Decision` ends the wait of its step, except PROGRESS, which only says that the filter lives. Edits come
 only while the end of the message is answered; an edit that was not negotiated, or at any other place, is a
 RemoteProtocolError. SKIP is allowed for a piece of a body only. After SHUTDOWN, CONNECTION_FAILURE or an error the
-core is closed and the connection must be. ACCEPT, REJECT and the like end the message, and with it the connection's use:
+core is closed and the connection must be. ACCEPT, REJECT and the like end the message and the connection's use:
 libmilter takes `new_client` only behind an end of message that was answered by CONTINUE, and ignores it elsewhere.
 
 What it does not do: decide. What a reply, a lost connection or a time-out means for the message is the filter kind's.
