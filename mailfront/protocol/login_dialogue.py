@@ -35,6 +35,7 @@ class Refusal(Enum):
     FAILED = "wrong name or password"
     DISABLED = "the account is disabled"
     UNAVAILABLE = "temporary trouble"
+    IN_USE = "another session holds the mailbox"
     TOO_MANY = "too many failures or sessions"
 
 
