@@ -2,9 +2,9 @@
 
     greeting -> CAPA -> [STLS -> tls_started -> CAPA] -> [XCLIENT] -> [UTF8] -> AUTH, or USER and PASS -> LoggedIn
 
-Sans-IO. Nothing that a node says before TLS is believed, but for the offer of STLS. XCLIENT (Dovecot's: who the client
-is) is sent if the greeting or CAPA names it. AUTH with PLAIN is preferred; USER and PASS only where the node offers no
-PLAIN and nobody acts for somebody else.
+Sans-IO. Nothing that a node says before TLS is believed, but for two offers: STLS, and XCLIENT (Dovecot's: who the
+client is), which Dovecot makes in its greeting only. XCLIENT is sent inside TLS, and a refusal of it ends nothing. AUTH
+with PLAIN is preferred; USER and PASS only where the node offers no PLAIN and nobody acts for somebody else.
 
 `Rejected` is said for `[AUTH]` and `[SYS/PERM]`, and for an answer without a code from a node that has no
 AUTH-RESP-CODE, which cannot say more. Everything else is `TryLater`: it is no word about the password (RFC 3206).
@@ -39,18 +39,17 @@ _MOST_INITIAL_BYTES = 200
 
 
 class _Stage(Enum):
-    """What we wait for; the value is the word in the log."""
+    """What we wait for, and what that is called in the log."""
 
-    GREETING = "greeting"
-    CAPA = "capability"
-    CAPA_LINES = "capability list"
-    STLS = "starttls"
-    TLS = "tls"
-    XCLIENT = "xclient"
-    UTF8 = "utf8"
-    USER = "user"
-    LOGIN = "login"
-    DONE = "done"
+    GREETING = (0, "greeting")
+    CAPA = (1, "capability")
+    CAPA_LINES = (2, "capability")
+    STLS = (3, "starttls")
+    TLS = (4, "tls")
+    XCLIENT = (5, "capability")
+    UTF8 = (6, "capability")
+    USER = (7, "login")
+    LOGIN = (8, "login")
 
 
 class Pop3NodeLogin:
@@ -68,11 +67,12 @@ class Pop3NodeLogin:
         self._needs_tls = starttls
         self._greeting_has_xclient = False
         self._password_line: bytes | None = None
+        self._is_done = False
 
     @property
     def position(self) -> str:
-        """Where the dialogue is, for the log."""
-        return self._stage.value
+        """Where the dialogue is, or where it ended, for the log."""
+        return self._stage.value[1]
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the node."""
@@ -83,7 +83,7 @@ class Pop3NodeLogin:
         if self._stage is not _Stage.TLS:
             raise LocalProtocolError("TLS was not agreed on")
         self._no_early_bytes()
-        self._needs_tls = self._greeting_has_xclient = False
+        self._needs_tls = False
         self._stage = _Stage.CAPA
 
     def next_event(self) -> NodeEvent | None:
@@ -94,7 +94,7 @@ class Pop3NodeLogin:
             self._stage = _Stage.CAPA_LINES
             self._heard.clear()
             return ToNode(b"CAPA\r\n")
-        while self._stage not in (_Stage.TLS, _Stage.DONE):
+        while not self._is_done and self._stage is not _Stage.TLS:
             line = self._lines.next_line()
             if line is None:
                 return None
@@ -215,7 +215,7 @@ class Pop3NodeLogin:
         return self._end(Rejected(code, text) if is_about_the_login else TryLater(code, text))
 
     def _end(self, event: NodeEvent) -> NodeEvent:
-        self._stage = _Stage.DONE
+        self._is_done = True
         return event
 
     def _no_early_bytes(self) -> None:

@@ -38,24 +38,22 @@ _STATUSES = (b"OK", b"NO", b"BYE")
 
 
 class _Stage(Enum):
-    """What we wait for; the value is the word in the log."""
+    """What we wait for, and what that is called in the log."""
 
-    GREETING = "greeting"
-    STARTTLS = "starttls"
-    TLS = "tls"
-    CAPABILITY = "capability"
-    XCLIENT = "xclient"
-    LOGIN = "login"
-    DONE = "done"
+    GREETING = (0, "greeting")
+    STARTTLS = (1, "starttls")
+    TLS = (2, "tls")
+    CAPABILITY = (3, "capability")
+    XCLIENT = (4, "capability")
+    LOGIN = (5, "login")
 
 
 class SieveNodeLogin:
-    """See the module. One per connection. `extensions` are the Sieve extensions that the node can."""
+    """See the module. One per connection. `capabilities` are the node's Sieve extensions."""
 
     def __init__(self, credentials: NodeCredentials, identity: ClientIdentity, starttls: bool) -> None:
         """`starttls`: TLS must be agreed on before anything else."""
         self.capabilities: frozenset[str] = frozenset()
-        self.extensions: tuple[str, ...] = ()
         self._credentials = credentials
         self._identity = identity
         self._reader = SieveReader(MAX_LINE_BYTES, needs_plus=False)
@@ -63,11 +61,12 @@ class SieveNodeLogin:
         self._heard: dict[str, str] = {}
         self._heard_count = 0
         self._needs_tls = starttls
+        self._is_done = False
 
     @property
     def position(self) -> str:
-        """Where the dialogue is, for the log."""
-        return self._stage.value
+        """Where the dialogue is, or where it ended, for the log."""
+        return self._stage.value[1]
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the node."""
@@ -87,7 +86,7 @@ class SieveNodeLogin:
         """The next event, or None if more bytes or TLS are needed. Raises RemoteProtocolError."""
         if self._stage is _Stage.TLS:
             self._no_early_bytes()
-        while self._stage not in (_Stage.TLS, _Stage.DONE):
+        while not self._is_done and self._stage is not _Stage.TLS:
             tokens = self._reader.next_line()
             if tokens is None:
                 return None
@@ -107,7 +106,7 @@ class SieveNodeLogin:
                 # The node says in a challenge why it says no (RFC 7628 section 3.2.3), and waits for an empty word.
                 return ToNode(b'"AQ=="\r\n')
             case _:
-                raise RemoteProtocolError(f"an answer that nothing asked for, while waiting for {self._stage.value}")
+                raise RemoteProtocolError(f"an answer that nothing asked for, while waiting for {self.position}")
 
     def _learn(self, name: bytes, rest: list[Token]) -> None:
         self._heard_count += 1
@@ -133,7 +132,7 @@ class SieveNodeLogin:
                 # A node that does not take it sees our address instead; the login goes on.
                 return self._log_in()
             case _Stage.LOGIN if is_ok:
-                return self._end(LoggedIn(" ".join(self.extensions), self._reader.residue))
+                return self._end(LoggedIn("", self._reader.residue))
             case _Stage.LOGIN if code in ("", "AUTHENTICATIONFAILED"):
                 return self._end(Rejected(code, text))
             case _:
@@ -145,8 +144,8 @@ class SieveNodeLogin:
                 return self._end(TryLater("", "the node does not offer STARTTLS, and its tls is set to starttls"))
             self._stage = _Stage.STARTTLS
             return ToNode(b"STARTTLS\r\n")
-        self.capabilities = frozenset(self._heard)
-        self.extensions = tuple(self._heard.get("SIEVE", "").lower().split())
+        extensions = self._heard.get("SIEVE", "").lower().split()
+        self.capabilities = frozenset(extensions)
         if "XCLIENT" in self._heard:
             self._stage = _Stage.XCLIENT
             who = self._identity
@@ -166,7 +165,7 @@ class SieveNodeLogin:
         return ToNode(b"AUTHENTICATE " + write_string(mechanism.encode()) + b" " + encoded + b"\r\n")
 
     def _end(self, event: NodeEvent) -> NodeEvent:
-        self._stage = _Stage.DONE
+        self._is_done = True
         return event
 
     def _no_early_bytes(self) -> None:

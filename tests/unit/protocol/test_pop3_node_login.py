@@ -53,14 +53,15 @@ def test_a_node_that_wants_to_know_is_told_who_the_client_is(greeting: bytes, ca
 
 
 def test_tls_comes_first_and_nothing_from_before_it_is_believed() -> None:
-    """STLS before anything else; XCLIENT that was offered in clear is forgotten, CAPA is asked again."""
+    """STLS before anything else, CAPA is asked again; XCLIENT, which only the greeting offers, goes through TLS."""
     core = Pop3NodeLogin(ANA, WHO, starttls=True)
     assert hear(core, b"+OK [XCLIENT] hi\r\n") == [ToNode(b"CAPA\r\n")]
     assert hear(core, b"+OK\r\nSTLS\r\nSASL PLAIN\r\n.\r\n") == [ToNode(b"STLS\r\n")]
     assert hear(core, b"+OK\r\n") == [StartTls()]
     core.tls_started()
     assert hear(core, b"") == [ToNode(b"CAPA\r\n")]
-    assert hear(core, CAPA) == [ToNode(PLAIN)]
+    assert hear(core, CAPA) == [ToNode(b"XCLIENT ADDR=2001:db8::7 PORT=5 SESSION=s1\r\n")]
+    assert hear(core, b"+OK\r\n") == [ToNode(PLAIN)]
 
 
 def test_a_node_without_stls_gets_no_password() -> None:

@@ -33,7 +33,8 @@ def test_the_usual_way_takes_one_command() -> None:
     """AUTHENTICATE with an initial response; the extensions that the node named come along."""
     core = SieveNodeLogin(ANA, WHO, starttls=False)
     assert hear(core, GREETING) == [ToNode(PLAIN)]
-    assert hear(core, b'OK "Logged in."\r\n"x"') == [LoggedIn("fileinto vacation", b'"x"')]
+    assert hear(core, b'OK "Logged in."\r\n"x"') == [LoggedIn("", b'"x"')]
+    assert core.capabilities == {"fileinto", "vacation"}
 
 
 def test_a_node_that_wants_to_know_is_told_who_the_client_is() -> None:
