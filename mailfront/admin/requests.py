@@ -106,6 +106,37 @@ class ExportRequest(Selection):
     after: tuple[str, int] = Field(default=("", -1), strict=False)
 
 
+class SessionConditions(Request):
+    """Which sessions: all conditions that are given must hold; of several values of one condition, any."""
+
+    ids: _Words = ()
+    users: _Words = ()
+    nodes: _Words = ()
+    addresses: _Words = ()
+    protocols: _Words = ()
+
+
+class SessionListRequest(SessionConditions):
+    """The oldest of the sessions that match."""
+
+    limit: int = Field(default=100, ge=1, le=MOST_ROWS_COUNT)
+
+
+class KickRequest(SessionConditions):
+    """End sessions. Without any condition `everything` must say that all are meant."""
+
+    everything: bool = False
+    dry_run: bool = False
+    reason: str = Field(default="", max_length=500)
+
+
+class UserKickRequest(AddressRequest):
+    """End all sessions of one person."""
+
+    dry_run: bool = False
+    reason: str = Field(default="", max_length=500)
+
+
 def read(model: type[R], arguments: dict[str, Any]) -> R:
     """Check a request's arguments. Raises AdminError that names what is wrong."""
     try:

@@ -2,7 +2,7 @@
 
 queue.list|show|stats|check|retry|hold|release|bounce|delete|redirect   queue.export|piece
 queue.import_note|import_begin|import_piece|import   node.list|drain|maintenance|activate   ring.show|explain
-directory.lookup   trace.show   health.show   config.show
+directory.lookup   trace.show   health.show   config.show   session.list|kick   user.where|kick
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,17 +18,21 @@ from mailfront.admin.requests import (
     AddressRequest,
     ChangeRequest,
     ExportRequest,
+    KickRequest,
     ListRequest,
     NodeRequest,
     Nothing,
     PieceRequest,
     RedirectRequest,
+    SessionListRequest,
     ShowRequest,
     TraceRequest,
+    UserKickRequest,
     read,
 )
 from mailfront.admin.rings import RingService
 from mailfront.admin.running import ConfigService, HealthService, TraceService
+from mailfront.admin.sessions import SessionService
 from mailfront.admin.socket import Call, Handler
 from mailfront.queue.operations import Verb
 
@@ -45,6 +49,7 @@ class Services:
     trace: TraceService
     health: HealthService
     config: ConfigService
+    sessions: SessionService
 
 
 def handlers(services: Services) -> dict[str, Handler]:
@@ -67,6 +72,10 @@ def handlers(services: Services) -> dict[str, Handler]:
         "trace.show": lambda call: services.trace.show(read(TraceRequest, call.arguments).wanted),
         "health.show": _at_once(services.health.show),
         "config.show": _at_once(services.config.show),
+        "session.list": lambda call: services.sessions.list(read(SessionListRequest, call.arguments)),
+        "session.kick": partial(_kick_sessions, services.sessions),
+        "user.where": lambda call: services.sessions.where(read(AddressRequest, call.arguments).address),
+        "user.kick": partial(_kick_user, services.sessions),
     }
     for verb in Verb:
         table[f"queue.{verb.value}"] = partial(_change_queue, services.queue, verb)
@@ -99,3 +108,11 @@ async def _change_queue(service: QueueService, verb: Verb, call: Call) -> Any:
 async def _change_node(service: NodeService, verb: str, call: Call) -> Any:
     request = read(NodeRequest, call.arguments)
     return await service.change(verb, request.node, reason=request.reason, uid=call.uid)
+
+
+async def _kick_sessions(service: SessionService, call: Call) -> Any:
+    return await service.kick(read(KickRequest, call.arguments), uid=call.uid, progress=call.progress)
+
+
+async def _kick_user(service: SessionService, call: Call) -> Any:
+    return await service.kick_user(read(UserKickRequest, call.arguments), uid=call.uid, progress=call.progress)

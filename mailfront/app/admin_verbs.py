@@ -12,9 +12,11 @@ from mailfront.admin.queue_exchange import QueueExchange
 from mailfront.admin.queues import QueueService
 from mailfront.admin.rings import RecipientPolicy, RingService
 from mailfront.admin.running import ConfigService, HealthService, RunningConfiguration, TraceService
+from mailfront.admin.sessions import SessionService
 from mailfront.admin.socket import Call, Handler
 from mailfront.admin.verbs import Services, handlers
 from mailfront.app.homes import CurrentHomes
+from mailfront.app.session_desk import SessionDesk
 from mailfront.cluster.registry import PlacementRegistry
 from mailfront.config.model import Configuration
 from mailfront.directory.directory import Directory
@@ -43,6 +45,7 @@ class AdminParts:
     directory: Directory
     health: HealthService
     hops: frozenset[NodeId]
+    sessions: SessionDesk
     changed: Callable[[], None]
 
 
@@ -74,6 +77,9 @@ def admin_handlers(parts: AdminParts) -> dict[str, Handler]:
             trace=TraceService(config.server.events_dir, queue.find),
             health=parts.health,
             config=ConfigService(lambda: running),
+            sessions=SessionService(
+                parts.sessions.register, parts.sessions.kick, ring.explain, lambda: registry.map, audit, clock
+            ),
         )
     )
     for verb in (*(f"queue.{verb.value}" for verb in Verb), "queue.import", *(f"node.{name}" for name in VERB_STATES)):

@@ -30,6 +30,7 @@ from mailfront.app.housekeeping import Housekeeping
 from mailfront.app.next_hops import make_next_hops, next_hops, notice_policy
 from mailfront.app.nodes import NodeEvidence, RouteEvidence, endpoints, keeper_connections, route_endpoints
 from mailfront.app.process_log import start_process_log
+from mailfront.app.session_desk import SessionDesk
 from mailfront.app.worker import KEEPER_SOCKET
 from mailfront.app.worker_desk import WorkerDesk
 from mailfront.base.clock import SystemClock
@@ -148,6 +149,7 @@ class Keeper:
             hops=next_hops(config),
             wake=self._wake,
         )
+        self._sessions = SessionDesk(self._channel)
         self._watch = HealthWatch(self._health, registry, store, self._directory, self._handoffs, config)
         self._housekeeping = Housekeeping(
             store, self._queue, self._handoffs, config, owner=self._owner, wake=self._wake
@@ -221,6 +223,7 @@ class Keeper:
         await self._directory.open()
         self._service.serve(self._channel)
         self._desk.serve()
+        self._sessions.serve()
         self._channel.start()
         await self._service.start()
         work: list[Coroutine[Any, Any, None]] = [
@@ -289,6 +292,7 @@ class Keeper:
             directory=self._directory,
             health=health,
             hops=next_hops(self._config),
+            sessions=self._sessions,
             changed=self._desk.node_changed,
         )
         self._admin = AdminServer(admin_handlers(parts))
@@ -303,6 +307,7 @@ class Keeper:
         self._peers_count -= 1
         self._stop_if_alone()
         self._service.peer_gone(peer)
+        self._sessions.peer_gone(peer)
 
     def _wake(self) -> None:
         self._runner.wake()

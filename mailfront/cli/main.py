@@ -12,7 +12,9 @@ from mailfront.cli.node import node
 from mailfront.cli.queue import queue
 from mailfront.cli.ring import ring
 from mailfront.cli.run import run
+from mailfront.cli.session import session
 from mailfront.cli.trace import trace
+from mailfront.cli.user import user
 
 
 @click.group(
@@ -25,7 +27,7 @@ def cli() -> None:
     """The front end of a mail cluster: mail in on SMTP, looked up in the directory, delivered to its storage node."""
 
 
-for each in (run, demo, config, queue, trace, node, ring, directory, health):
+for each in (run, demo, config, queue, trace, node, ring, session, user, directory, health):
     cli.add_command(each)
 
 

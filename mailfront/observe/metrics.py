@@ -159,6 +159,11 @@ DELIVERY_SLOT_TIMEOUTS = Counter(
     "mailfront_delivery_slot_timeouts_total", "Attempts that got no connection slot in time.", node=FROM_CONFIGURATION
 )
 
+# sessions
+SESSIONS_LISTED = Gauge(
+    "mailfront_sessions_listed_count", "Logged-in sessions that the keeper knows of, of all workers.", "livemax"
+)
+
 # cluster
 NODE_STATE = Gauge(
     "mailfront_cluster_node_state_count",
