@@ -21,7 +21,8 @@ class Assignment:
     `listeners` are pairs: index of the `[[listen]]` section, inherited listening socket. `ready_fd`: write `READY`
     there when serving, or one line of reason before giving up. `lifeline_fd`: end of file there means that the
     supervisor is gone; drain and exit. `table_fd`: the shared connection table of listeners that take mail;
-    `sessions_table_fd`: of those that people log in to. `admin_fd`: the bound admin socket (keeper only, else -1).
+    `sessions_table_fd`: of those that people log in to. `failures_fd`: failed logins.
+    `admin_fd`: the bound admin socket (keeper only, else -1).
     """
 
     config_path: str
@@ -32,6 +33,7 @@ class Assignment:
     lifeline_fd: int
     table_fd: int
     sessions_table_fd: int
+    failures_fd: int
     admin_fd: int = -1
 
     @property

@@ -30,7 +30,7 @@ from mailfront.app.housekeeping import Housekeeping
 from mailfront.app.next_hops import make_next_hops, next_hops, notice_policy
 from mailfront.app.nodes import NodeEvidence, RouteEvidence, endpoints, keeper_connections, route_endpoints
 from mailfront.app.process_log import start_process_log
-from mailfront.app.session_desk import SessionDesk
+from mailfront.app.session_desk import SessionDesk, session_looks
 from mailfront.app.worker import KEEPER_SOCKET
 from mailfront.app.worker_desk import WorkerDesk
 from mailfront.base.clock import SystemClock
@@ -107,7 +107,15 @@ class Keeper:
         self._handoffs = HandoffTable(store, retry_s=config.queue.retry, lease_s=lease_s)
         self._imap = _node_imap(config, context)
         nodes = [NodeId(node.id) for node in config.node]
-        self._prober = Prober(nodes, registry.states, self._delivery, self._imap, clock, config.storage.handoff_mailbox)
+        self._prober = Prober(
+            nodes,
+            registry.states,
+            self._delivery,
+            self._imap,
+            clock,
+            config.storage.handoff_mailbox,
+            session_looks(config, context),
+        )
         self._relay = _relay(config)
         self._to_routes = Delivery(
             route_endpoints(config),

@@ -17,6 +17,7 @@ from mailfront.config.load import parse
 from mailfront.config.model import Configuration
 from mailfront.config.server_section import read_text
 from mailfront.net.connections import make_table_fd
+from mailfront.net.failures import make_failure_fd
 from mailfront.observe import log, metrics
 
 
@@ -46,4 +47,4 @@ def _prepare(path: Path, text: str, config: Configuration) -> Supervisor:
     sockets.drop_root(config)
     metrics.prepare(metrics_dir(config))
     log.configure("supervisor", level=config.server.log_level, mask_addresses=config.server.mask_addresses)
-    return Supervisor(path.absolute(), generation, admin_socket, (make_table_fd(), make_table_fd()))
+    return Supervisor(path.absolute(), generation, admin_socket, (make_table_fd(), make_table_fd(), make_failure_fd()))

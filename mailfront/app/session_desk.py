@@ -1,13 +1,23 @@
-"""The keeper's desk for the session register: takes what workers tell, passes on who is to be ended."""
+"""The keeper's part in sessions: the register that workers tell, who is to be ended, and looks at the nodes' ports."""
 
+import ssl
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
+from mailfront.cluster.node_states import Service
+from mailfront.config.model import Configuration
+from mailfront.mail.names import NodeId
 from mailfront.net.channel import ChannelServer, Peer, Refused, Request
 from mailfront.observe import metrics
+from mailfront.sessions.dialects import DIALECTS, Dialect
+from mailfront.sessions.glance import glance_at
+from mailfront.sessions.node import NodeEndpoint
 from mailfront.sessions.register import SessionRegister, SessionRow
+from mailfront.transfer.prober import Look
 
 IDS_PER_PUSH = 1000
+LOOK_WITHIN_S = 10.0
 
 
 class SessionDesk:
@@ -52,3 +62,25 @@ class SessionDesk:
             self.register.closed(peer, id)
         metrics.SESSIONS_LISTED.set(len(self.register))
         return {}
+
+
+def session_endpoints(config: Configuration) -> dict[tuple[str, NodeId], NodeEndpoint]:
+    """Where each node is logged in at, by role and node."""
+    return {
+        (dialect.role, NodeId(node.id)): NodeEndpoint.of(node, dialect.port(node))
+        for dialect in DIALECTS.values()
+        for node in config.node
+    }
+
+
+def session_looks(config: Configuration, context: ssl.SSLContext) -> dict[Service, Look]:
+    """How the prober sees whether a node serves POP3 and ManageSieve, where a listener needs it."""
+    roles = {listener.role for listener in config.listen} & {"pop3", "sieve"}
+    endpoints = session_endpoints(config)
+    return {DIALECTS[role].service: partial(_look, DIALECTS[role], endpoints, context) for role in sorted(roles)}
+
+
+async def _look(
+    dialect: Dialect, endpoints: dict[tuple[str, NodeId], NodeEndpoint], context: ssl.SSLContext, node: NodeId
+) -> None:
+    await glance_at(dialect, endpoints[dialect.role, node], context, timeout_s=LOOK_WITHIN_S)

@@ -52,12 +52,15 @@ class Generation:
 class Supervisor:
     """Runs one front end until it is told to stop."""
 
-    def __init__(self, path: Path, generation: Generation, admin_socket: socket, table_fds: tuple[int, int]) -> None:
-        """`table_fds`: the connection tables of listeners that take mail, and of those that people log in to."""
+    def __init__(
+        self, path: Path, generation: Generation, admin_socket: socket, table_fds: tuple[int, int, int]
+    ) -> None:
+        """`table_fds`: the connection tables of listeners that take mail, and of those that people log in to; the
+        counts of failed logins."""
         self._path = path
         self._now = generation
         self._admin_socket = admin_socket
-        self._table_fd, self._sessions_table_fd = table_fds
+        self._table_fd, self._sessions_table_fd, self._failures_fd = table_fds
         # Nobody reads or writes here: children see the end of file when this process is gone, even by SIGKILL.
         self._lifeline_read, self._lifeline_write = os.pipe()
         self._keeper: Slot | None = None
@@ -144,9 +147,10 @@ class Supervisor:
             lifeline_fd=-1,
             table_fd=self._table_fd,
             sessions_table_fd=self._sessions_table_fd,
+            failures_fd=self._failures_fd,
             admin_fd=admin_fd,
         )
-        tables = (self._table_fd, self._sessions_table_fd)
+        tables = (self._table_fd, self._sessions_table_fd, self._failures_fd)
         inherited = (*(fd for _, fd in listeners), *tables, *([admin_fd] if admin_fd >= 0 else []))
         return Slot(name, module, orders, tuple(dict.fromkeys(inherited)), self._lifeline_read, self._write_pids)
 

@@ -88,6 +88,7 @@ class Worker:
             config,
             orders,
             listening,
+            keeper=self._keeper,
             accounts=self._directory,
             locator=self._locator,
             states=self._states,

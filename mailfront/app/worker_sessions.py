@@ -7,12 +7,15 @@ seconds.
 
 import asyncio
 import socket
+import time
 from collections.abc import Mapping, Sequence
 
 from mailfront.app.admin_verbs import checked_address
 from mailfront.app.assignment import Assignment
 from mailfront.app.keeper_news import KeeperNews
 from mailfront.app.locator import WorkerLocator
+from mailfront.app.session_desk import session_endpoints
+from mailfront.base.backoff import jittered_s
 from mailfront.base.clock import Clock
 from mailfront.base.secret import read_secret_file
 from mailfront.base.tasks import cancel_and_wait, spawn
@@ -22,20 +25,30 @@ from mailfront.cluster.placement import Placement
 from mailfront.config.model import Configuration
 from mailfront.directory.answers import DirectoryRecord
 from mailfront.directory.directory import Directory
-from mailfront.mail.names import NodeId
+from mailfront.mail.names import MailboxKey, NodeId
+from mailfront.net.channel import Channel
 from mailfront.net.connections import ConnectionTable
+from mailfront.net.failures import FailureTable
 from mailfront.net.tls import ServerTls, node_context
 from mailfront.observe import log, metrics
 from mailfront.sessions.abilities import Abilities
-from mailfront.sessions.dialects import DIALECTS
+from mailfront.sessions.dialects import DIALECTS, Dialect
 from mailfront.sessions.doors import Doors
 from mailfront.sessions.flow import Logins, Master
+from mailfront.sessions.glance import glance_at
 from mailfront.sessions.listener import SessionListener
-from mailfront.sessions.node import NodeEndpoint
+from mailfront.sessions.node import NodeTrouble
+from mailfront.sessions.register import SessionRow
+from mailfront.sessions.relay import Session
+from mailfront.sessions.report import SessionReport
 from mailfront.sessions.server import SessionServer
+from mailfront.sessions.slowing import LoginSlowing
 from mailfront.sessions.table import SessionTable
 
 TICK_S = 1.0
+LOOK_WITHIN_S = 10.0
+LOOK_WHILE_UNKNOWN_S = 5.0
+LOOK_EVERY_S = 600.0
 
 
 class SessionNodes:
@@ -89,6 +102,7 @@ class WorkerSessions:
         orders: Assignment,
         listening: Mapping[int, Sequence[socket.socket]],
         *,
+        keeper: Channel,
         accounts: Directory,
         locator: WorkerLocator,
         states: NodeStateTable,
@@ -110,11 +124,19 @@ class WorkerSessions:
             per_ip_limit=limits.sessions_per_ip,
         )
         self.table = SessionTable(
-            admission, log.emit, farewells={dialect.role: dialect.farewell for dialect in DIALECTS.values()}
+            admission,
+            log.emit,
+            farewells={dialect.role: dialect.farewell for dialect in DIALECTS.values()},
+            goodbyes={dialect.role: dialect.goodbye for dialect in DIALECTS.values()},
         )
+        self._report = SessionReport(keeper, lambda: map(_row_of, self.table), self.table.kick)
+        self.table.on_change = self._session_changed
+        slowing = LoginSlowing(FailureTable(orders.failures_fd), config.login.shared_addresses, clock)
         self._doors = Doors(self._nodes, held_limit=config.login.held)
-        abilities = Abilities(dict.fromkeys(DIALECTS, self._node_ids))
-        logins = self._make_logins(config, accounts, abilities)
+        self._abilities = abilities = Abilities(dict.fromkeys(DIALECTS, self._node_ids))
+        self._endpoints = session_endpoints(config)
+        self._context = node_context(config.node_tls)
+        logins = self._make_logins(config, accounts)
         self._servers = [
             SessionServer(
                 SessionListener(
@@ -126,6 +148,7 @@ class WorkerSessions:
                     abilities=abilities,
                     admission=admission,
                     table=self.table,
+                    slowing=slowing,
                     emit=log.emit,
                     loop=asyncio.get_running_loop(),
                     tls=tls,
@@ -139,7 +162,7 @@ class WorkerSessions:
         ]
         self._tasks: list[asyncio.Task[None]] = []
 
-    def _make_logins(self, config: Configuration, accounts: Directory, abilities: Abilities) -> Logins:
+    def _make_logins(self, config: Configuration, accounts: Directory) -> Logins:
         storage, master = config.storage, None
         if config.login.send == "master" and storage.master_user and storage.master_password_file:
             master = Master(storage.master_user, read_secret_file(storage.master_password_file))
@@ -147,13 +170,9 @@ class WorkerSessions:
             accounts,
             self._nodes,
             self._doors,
-            abilities,
-            {
-                (dialect.role, NodeId(node.id)): NodeEndpoint.of(node, dialect.port(node))
-                for dialect in DIALECTS.values()
-                for node in config.node
-            },
-            node_context(config.node_tls),
+            self._abilities,
+            self._endpoints,
+            self._context,
             config.login,
             node_user=storage.node_user,
             master=master,
@@ -164,6 +183,10 @@ class WorkerSessions:
         """Begin to accept. Raises OSError."""
         if self._servers:
             self._tasks.append(spawn(self._keep_time(), name="sessions"))
+            self._report.start()
+        for dialect in self._dialects:
+            if dialect.extras is None:
+                self._tasks += [spawn(self._look(dialect, node), name=f"look at {node}") for node in self._node_ids]
         for server in self._servers:
             await server.start()
 
@@ -190,8 +213,42 @@ class WorkerSessions:
             self.table.tell_metrics(names)
             metrics.LOGINS_HELD.set(self._doors.held_count)
 
+    async def _look(self, dialect: Dialect, node: NodeId) -> None:
+        """Learn what a node can do before anybody has logged in there, and again once in a while."""
+        while True:
+            try:
+                endpoint = self._endpoints[dialect.role, node]
+                can = await glance_at(dialect, endpoint, self._context, timeout_s=LOOK_WITHIN_S)
+            except NodeTrouble:
+                await asyncio.sleep(LOOK_WHILE_UNKNOWN_S)
+                continue
+            self._abilities.learn(dialect.role, node, can)
+            await asyncio.sleep(jittered_s(LOOK_EVERY_S))
+
+    def _session_changed(self, session: Session, is_open: bool) -> None:
+        if is_open:
+            self._report.opened(_row_of(session))
+        else:
+            self._report.closed(session.id)
+
     async def drain(self, grace_s: float) -> None:
         """Stop accepting, let logins end, then let all sessions go within `grace_s`."""
         await asyncio.gather(*(server.drain(grace_s) for server in self._servers))
         await self.table.close_all(grace_s)
         await cancel_and_wait(*self._tasks)
+        await self._report.close()
+
+
+def _row_of(session: Session) -> SessionRow:
+    """The session as the keeper's register wants it."""
+    return SessionRow(
+        id=session.id,
+        protocol=session.role,
+        login=session.login,
+        mailbox=MailboxKey(session.mailbox),
+        node=NodeId(session.node),
+        client_ip=session.client_ip,
+        client_port=session.client_port,
+        tls=session.tls,
+        opened_s=round(time.time() - (asyncio.get_running_loop().time() - session.started_s), 3),
+    )

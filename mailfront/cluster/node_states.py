@@ -1,7 +1,7 @@
 """Is a node well? The rules, pure: evidence and time in, state out. `node_table` holds the states.
 
-Each service of a node has its own state. LMTP and IMAP are the protocols; HANDOFF is the node's handoff account: a node
-that refuses it still serves its own mailboxes, it only cannot stand in for others.
+Each service of a node has its own state. LMTP, IMAP, POP3 and SIEVE are the protocols; HANDOFF is the node's handoff
+account: a node that refuses it still serves its own mailboxes, it only cannot stand in for others.
 
     evidence                                             UP         SUSPECT     DOWN
     connect, TLS or greeting failed                      SUSPECT    SUSPECT     DOWN
@@ -43,6 +43,8 @@ class Service(Enum):
 
     LMTP = "lmtp"
     IMAP = "imap"
+    POP3 = "pop3"
+    SIEVE = "sieve"
     HANDOFF = "handoff"
 
 

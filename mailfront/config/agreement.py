@@ -79,7 +79,7 @@ def _server(server: ServerSettings) -> Iterator[str]:
 
 def _listeners(listeners: tuple[ListenSettings, ...], *, tls_is_there: bool) -> Iterator[str]:
     if all(listener.role == "admin" for listener in listeners):
-        yield 'listen: no [[listen]] takes mail or logins; add one with the role "smtp", "lmtp" or "imap"'
+        yield 'listen: no [[listen]] takes mail or logins; add one with a role such as "smtp" or "imap"'
     for address, count in Counter(listener.address for listener in listeners).items():
         if count > 1 and not address.endswith(":0"):
             yield f"listen: {address} is listened on {count} times; each address can have one role"

@@ -61,12 +61,15 @@ class FailureTable:
         """Failed logins at an account, from anywhere. `login` in the form in which accounts are compared."""
         return self._count(_account(login), now_s)
 
-    def failed(self, ip: str, login: str, now_s: float) -> None:
-        """A login failed because of what the client sent: count it for both."""
+    def address_failed(self, ip: str, now_s: float) -> None:
+        """A login from there failed because of what the client sent."""
         self._add(b"a" + counted_as(ip), now_s)
+
+    def account_failed(self, login: str, now_s: float) -> None:
+        """A login at this account failed because of what the client sent."""
         self._add(_account(login), now_s)
 
-    def succeeded(self, login: str) -> None:
+    def account_succeeded(self, login: str) -> None:
         """A login went well: forget what was counted for the account."""
         hashed, places = self._find(_account(login))
         for place in places:

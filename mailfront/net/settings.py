@@ -11,17 +11,17 @@ from mailfront.base.settings import FilePath, Settings
 from mailfront.net.networks import Networks
 from mailfront.net.sockets import UnixAddress, parse_listen_address
 
-_LATER_ROLES = ("pop3", "sieve", "submission")
-_SESSION_ROLES = ("imap",)
+_LATER_ROLES = ("submission",)
+_SESSION_ROLES = ("imap", "pop3", "sieve")
 _ADMIN_ADDRESS = "127.0.0.1:9465"
 
 
 class ListenSettings(Settings):
     """One address that we listen on, and what is spoken there."""
 
-    role: Literal["smtp", "lmtp", "imap", "admin"]
-    """`smtp`: mail comes in. `lmtp`: the same with one answer per recipient. `imap`: people log in to read it. `admin`:
-    `/metrics` and `/healthz`."""
+    role: Literal["smtp", "lmtp", "imap", "pop3", "sieve", "admin"]
+    """`smtp`: mail comes in. `lmtp`: the same with one answer per recipient. `imap`, `pop3`, `sieve`: people log in,
+    and are passed on to the node that has their mailbox. `admin`: `/metrics` and `/healthz`."""
     address: str = ""
     """`"0.0.0.0:25"`, `"[::]:25"` (IPv6 only) or `"unix:/path"`. An `admin` listener without one listens on
     `127.0.0.1:9465`."""
@@ -43,7 +43,7 @@ class ListenSettings(Settings):
     @classmethod
     def _role_of_this_version(cls, value: Any) -> Any:
         if value in _LATER_ROLES:
-            raise ValueError(f'role "{value}" is not in this version; use "smtp", "lmtp", "imap" or "admin"')
+            raise ValueError(f'role "{value}" is not in this version; use one of those above')
         return value
 
     @field_validator("address")

@@ -136,7 +136,7 @@ _declare(
     "login_failed",
     "A login was refused.",
     _SESSION,
-    result="failed (wrong name or password), disabled, unavailable (our trouble or a node's), too_many.",
+    result="failed (wrong name or password), disabled, in_use (POP3), unavailable (our trouble or a node's), too_many.",
     reason="Why, in our words.",
 )
 _declare(

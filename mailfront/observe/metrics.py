@@ -19,7 +19,7 @@ from mailfront.observe.meters import FROM_CONFIGURATION, Counter, Gauge, Histogr
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-_SERVICES = ("lmtp", "imap", "handoff")
+_SERVICES = ("lmtp", "imap", "pop3", "sieve", "handoff")
 _OUTCOMES = ("delivered", "deferred_node", "deferred_mailbox", "failed", "unknown", "handed_off")
 
 # net, edge
@@ -92,7 +92,10 @@ LOGINS = Counter(
     "mailfront_sessions_logins_total",
     "Logins by their result; `unavailable` is our trouble or a node's.",
     protocol=_ROLES,
-    result=("ok", "failed", "disabled", "unavailable", "too_many"),
+    result=("ok", "failed", "disabled", "in_use", "unavailable", "too_many"),
+)
+LOGINS_SLOWED = Counter(
+    "mailfront_sessions_logins_slowed_total", "Logins that had to wait because others had failed from there or there."
 )
 LOGINS_HELD = Gauge("mailfront_sessions_logins_held_count", "Logins that wait for their home.", "livesum")
 

@@ -35,6 +35,7 @@ _REFUSALS = {
     Refusal.FAILED: "[AUTHENTICATIONFAILED] wrong name or password",
     Refusal.DISABLED: "[CONTACTADMIN] this account is disabled",
     Refusal.UNAVAILABLE: "[UNAVAILABLE] temporary trouble, try again later",
+    Refusal.IN_USE: "[INUSE] another session holds the mailbox",
     Refusal.TOO_MANY: "[LIMIT] too many logins, try again later",
 }
 _FAREWELLS = {

@@ -214,10 +214,15 @@ class ClientLogin(Protocol):
 class NodeLogin(Protocol):
     """The dialogue with a node until it has logged the user in."""
 
-    capabilities: frozenset[str]
-    """What the node said it can do, before and after the login, upper case."""
-    position: str
-    """Where the dialogue is, for the log: greeting, tls, capability, login."""
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the node said it can do, before and after the login, as its protocol writes it."""
+        ...
+
+    @property
+    def position(self) -> str:
+        """Where the dialogue is, for the log: greeting, starttls, tls, capability, login."""
+        ...
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the node."""

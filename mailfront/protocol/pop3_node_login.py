@@ -137,6 +137,7 @@ class Pop3NodeLogin:
                 self._heard.add("CAPA")
                 return None
             if line[:4].upper() == b"-ERR":
+                self._heard.add("USER")
                 return self._after_capabilities()
             raise RemoteProtocolError(f"not a POP3 answer: {printable(line, 80)}")
         if line == b".":

@@ -1,7 +1,7 @@
 """What all nodes can do, as far as it was seen: a client is promised nothing before its login that a node lacks.
 
-Learned from each login at a node. A capability is promised once every node was seen to have it; until then a client
-learns of it with the answer to its login.
+Learned from each login at a node, and where clients need it before, by `glance`. A capability is promised once every
+node was seen to have it; until then a client learns of it with the answer to its login.
 """
 
 from collections.abc import Collection, Mapping
@@ -28,3 +28,8 @@ class Abilities:
         """Those of `wanted` that every node has, in their order."""
         seen = self._seen[role].values()
         return tuple(name for name in wanted if all(name in capabilities for capabilities in seen))
+
+    def common(self, role: str) -> tuple[str, ...]:
+        """Whatever every node has, in alphabetical order."""
+        seen = tuple(self._seen[role].values())
+        return tuple(sorted(frozenset.intersection(*seen))) if seen else ()

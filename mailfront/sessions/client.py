@@ -188,6 +188,9 @@ class ClientConnection(asyncio.Protocol):
 
     async def _log_in(self, asked: LoginAsked) -> None:
         listener = self._listener
+        asked_s = listener.loop.time()
+        if (slow_s := listener.slowing.wait_s(self.ip, asked.name)) > 0.0:
+            await asyncio.sleep(slow_s)
         began_s = listener.loop.time()
         try:
             result = await listener.logins.log_in(listener.dialect, asked, self._who_it_is(), self._trail)
@@ -196,20 +199,22 @@ class ClientConnection(asyncio.Protocol):
             self._trail.reason = "internal"
             result = Refusal.UNAVAILABLE
         if isinstance(result, Opened):
+            listener.slowing.succeeded(asked.name)
             self._hand_over(result)
             return
         self._report_failure(result)
-        if result is not Refusal.UNAVAILABLE:
+        if result in (Refusal.FAILED, Refusal.DISABLED):
             self._failures_count += 1
+            listener.slowing.failed(self.ip, asked.name)
             wait_s = began_s + listener.login.failure_delay - listener.loop.time()
             await asyncio.sleep(max(0.0, wait_s))
         self._login = None
-        self._refuse(result, began_s)
+        self._refuse(result, asked_s)
 
-    def _refuse(self, why: Refusal, began_s: float) -> None:
+    def _refuse(self, why: Refusal, asked_s: float) -> None:
         self._transport.write(self._core.refuse(why))
         now_s = self._listener.loop.time()
-        self._deadline_s += now_s - began_s
+        self._deadline_s += now_s - asked_s
         if self._end:
             self._transport.close()
         elif self._failures_count >= self._listener.login.attempts:
@@ -254,6 +259,7 @@ class ClientConnection(asyncio.Protocol):
         session.client_ip, session.client_port, session.proxy_ip = self.ip, self.port, self._proxy_ip
         session.client = ClientEnd(session, client, node)
         session.node_side = NodeEnd(session, node, client)
+        session.node_side.has_ended_line = wire.leftover.endswith(b"\n") or not wire.leftover
         pending = self._core.leftover
         client.set_protocol(session.client)
         node.set_protocol(session.node_side)

@@ -248,11 +248,11 @@ class Logins:
         match answer:
             case Rejected():
                 if self._settings.auth == "node":
-                    return Refusal.FAILED
+                    return Refusal.DISABLED if answer.code == "SYS/PERM" else Refusal.FAILED
                 text = f"{home} refuses {trail.login}, whom the directory let in: {answer.code} {answer.text}"
                 self._nodes.alarm(f"login.refused_by.{home}", text, node=home, mailbox=trail.mailbox)
                 return Refusal.UNAVAILABLE
             case TryLater():
-                return Refusal.UNAVAILABLE
+                return Refusal.IN_USE if answer.code == "IN-USE" else Refusal.UNAVAILABLE
             case _:
                 assert_never(answer)

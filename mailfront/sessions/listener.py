@@ -14,6 +14,7 @@ from mailfront.sessions.dialects import Dialect
 from mailfront.sessions.flow import Logins
 from mailfront.sessions.port import Admission, EmitEvent
 from mailfront.sessions.settings import LoginSettings
+from mailfront.sessions.slowing import LoginSlowing
 from mailfront.sessions.table import SessionTable
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class SessionListener:
     abilities: Abilities
     admission: Admission
     table: SessionTable
+    slowing: LoginSlowing
     emit: EmitEvent
     loop: asyncio.AbstractEventLoop
     tls: ServerTls | None = None
@@ -63,9 +65,13 @@ class SessionListener:
             starttls=self.settings.tls == "starttls" and self.tls is not None and not encrypted,
             passwords=passwords,
             mechanisms=tuple(mechanisms),
-            extras=self.abilities.have_all(role, self.dialect.extras),
+            extras=self._extras(),
             bad_commands=self.login.bad_commands,
         )
+
+    def _extras(self) -> tuple[str, ...]:
+        role, wanted = self.dialect.role, self.dialect.extras
+        return self.abilities.common(role) if wanted is None else self.abilities.have_all(role, wanted)
 
     def tick(self) -> None:
         """About once a second: end what takes too long, and tell the metrics."""

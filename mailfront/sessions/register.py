@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 
 from mailfront.base.printable import printable
 from mailfront.mail.names import MailboxKey, NodeId
-from mailfront.net.networks import canonical_ip
+from mailfront.net.networks import Network, is_listed
 
 MAX_ROWS_PER_WORKER = 100_000
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Worker = TypeVar("Worker", bound=Hashable)
 
 
@@ -76,15 +75,8 @@ class SessionSelection:
             and (not self.protocols or row.protocol in self.protocols)
             and (not self.mailboxes or row.mailbox in self.mailboxes)
             and (not self.users or row.mailbox.lower() in self.users or row.login.lower() in self.users)
-            and (not self.networks or self._is_in_networks(row.client_ip))
+            and (not self.networks or is_listed(row.client_ip, self.networks))
         )
-
-    def _is_in_networks(self, client_ip: str) -> bool:
-        try:
-            address = ipaddress.ip_address(canonical_ip(client_ip))
-        except ValueError:
-            return False
-        return any(address in network for network in self.networks)
 
 
 class SessionRegister:

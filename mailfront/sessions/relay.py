@@ -53,10 +53,16 @@ class Session:
         return self.node_side.received_bytes
 
     def close(self, end: str) -> None:
-        """End the session now, for a reason of ours: kicked, shutdown, maintenance."""
+        """End the session now, for a reason of ours: kicked, shutdown, maintenance. The client is told, if its node has
+        said a whole line: elsewhere our words would be read as a part of a message."""
         self.end = self.end or end
-        self.node_side.transport.abort()
-        self.client.transport.close()
+        node_side, client = self.node_side, self.client.transport
+        assert isinstance(node_side, NodeEnd)
+        if node_side.has_ended_line and not self.client.is_lost and not client.is_closing():
+            client.write(self.table.goodbye(self.role))
+        node_side.transport.abort()
+        client.close()
+        self.table.linger(self)
 
 
 class RelayEnd(asyncio.Protocol):
@@ -124,9 +130,19 @@ class ClientEnd(RelayEnd):
 
 
 class NodeEnd(RelayEnd):
-    """The node's side."""
+    """The node's side. `has_ended_line`: what it has said so far ends in a line end."""
 
-    __slots__ = ()
+    __slots__ = ("has_ended_line",)
+
+    def __init__(self, session: Session, transport: asyncio.Transport, peer: asyncio.Transport) -> None:
+        super().__init__(session, transport, peer)
+        self.has_ended_line = True
+
+    def data_received(self, data: bytes) -> None:
+        """Pass it on."""
+        self.received_bytes += len(data)
+        self.has_ended_line = data.endswith(b"\n")
+        self.peer.write(data)
 
     def eof_received(self) -> None:
         """The node has said all; the transport closes, and `connection_lost` follows."""

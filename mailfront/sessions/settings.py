@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mailfront.base.settings import DurationS, Settings
+from mailfront.net.networks import Networks
 
 
 class LoginSettings(Settings):
@@ -28,6 +29,9 @@ class LoginSettings(Settings):
     failure_delay: DurationS = Field(default=2.0, ge=0, le=30)
     """How long after it was asked a wrong login is answered: a name that does not exist takes as long as a wrong
     password."""
+    shared_addresses: Networks = ()
+    """Networks whose addresses stand for many people: webmail servers, a gateway of the campus. Failed logins from
+    there slow down the account that was tried, not the address. Elsewhere they slow down both, up to 15 s."""
     hold: DurationS = Field(default=20.0, ge=0, le=120)
     """How long a login waits for a home that is down or has too many logins to take. Then: temporary error."""
     held: int = Field(default=1000, ge=1)

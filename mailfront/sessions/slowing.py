@@ -1,4 +1,4 @@
-"""How long a login is kept waiting because others from there, or at that account, have failed lately. Pure.
+"""How long a login is kept waiting because others from there, or at that account, have failed lately.
 
 A person who mistypes notices nothing; a program that guesses is slowed to a handful of tries a minute. The wait comes
 before the password is looked at and is the same for a right one, so that its length says nothing.
@@ -8,11 +8,50 @@ purpose. So an address is allowed more failures than an account, and an account 
 `MOST_FOR_ACCOUNT_S`. Addresses in `login.shared_addresses` are not counted at all.
 """
 
+from mailfront.base.clock import Clock
+from mailfront.directory.canonical import canonical_text
+from mailfront.net.failures import FailureTable
+from mailfront.net.networks import Network, is_listed
+from mailfront.observe import metrics
+
 FREE_FOR_ADDRESS = 10.0
 FREE_FOR_ACCOUNT = 5.0
 FIRST_WAIT_S = 0.5
 MOST_FOR_ADDRESS_S = 15.0
 MOST_FOR_ACCOUNT_S = 5.0
+
+
+class LoginSlowing:
+    """See the module. One per worker; the counts are shared by all. UNIX sockets have no address to be counted."""
+
+    def __init__(self, failures: FailureTable, shared: tuple[Network, ...], clock: Clock) -> None:
+        """`shared`: addresses that stand for many people."""
+        self._failures = failures
+        self._shared = shared
+        self._clock = clock
+
+    def wait_s(self, ip: str, login: str) -> float:
+        """How long this login has to wait."""
+        now_s = self._clock.monotonic_s()
+        from_there = self._failures.of_address(ip, now_s) if self._is_counted(ip) else 0.0
+        waiting_s = wait_s(from_there, self._failures.of_account(canonical_text(login), now_s))
+        if waiting_s > 0.0:
+            metrics.LOGINS_SLOWED.inc()
+        return waiting_s
+
+    def failed(self, ip: str, login: str) -> None:
+        """It was wrong."""
+        now_s = self._clock.monotonic_s()
+        if self._is_counted(ip):
+            self._failures.address_failed(ip, now_s)
+        self._failures.account_failed(canonical_text(login), now_s)
+
+    def succeeded(self, login: str) -> None:
+        """It was right."""
+        self._failures.account_succeeded(canonical_text(login))
+
+    def _is_counted(self, ip: str) -> bool:
+        return bool(ip) and not is_listed(ip, self._shared)
 
 
 def wait_s(address_failures: float, account_failures: float) -> float:

@@ -20,12 +20,16 @@ LINGER_S = 3.0
 class SessionTable:
     """See the module."""
 
-    def __init__(self, admission: Admission, emit: EmitEvent, *, farewells: dict[str, bytes]) -> None:
-        """`farewells`: per role what is in a client's last words when it ends its session on purpose."""
+    def __init__(
+        self, admission: Admission, emit: EmitEvent, *, farewells: dict[str, bytes], goodbyes: dict[str, bytes]
+    ) -> None:
+        """`farewells`: per role what is in a client's last words when it ends its session on purpose. `goodbyes`: per
+        role what we say when we end one."""
         self._loop = asyncio.get_running_loop()
         self._admission = admission
         self._emit = emit
         self._farewells = farewells
+        self._goodbyes = goodbyes
         self._sessions: set[Session] = set()
         self._at_node: Counter[str] = Counter()
         self._lingering: dict[Session, float] = {}
@@ -39,6 +43,15 @@ class SessionTable:
 
     def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._sessions))
+
+    def goodbye(self, role: str) -> bytes:
+        """What is said to a client whose session we end."""
+        return self._goodbyes[role]
+
+    def kick(self, ids: Collection[str], end: str) -> None:
+        """End these sessions now. `end` goes into their lines."""
+        for session in [session for session in self._sessions if session.id in ids]:
+            session.close(end)
 
     def count_at(self, node: str) -> int:
         """How many sessions a node has from this worker."""
@@ -78,6 +91,10 @@ class SessionTable:
             transport.close()
             return
         transport.write_eof()
+        self.linger(session)
+
+    def linger(self, session: Session) -> None:
+        """The client has been told that it is over: it has a moment to take what is on its way, and to close."""
         self._lingering[session] = self._loop.time() + LINGER_S
 
     def leave_node(self, node: str, end: str) -> None:

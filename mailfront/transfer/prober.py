@@ -1,15 +1,17 @@
 """The keeper's prober: asks every node, over and over, whether it would take mail and give back what it holds.
 
 Per node one round every `EVERY_S` seconds, every second while it is ill: LMTP (greeting, LHLO, RCPT for the handoff
-account) and an IMAP login to that account. What a round finds goes into the node table; the table's rules decide.
-One probe of a node at a time; a node that hangs delays only its own rounds.
+account), an IMAP login to that account, and a look at each further port that people log in to. What a round finds goes
+into the node table; the table's rules decide. One probe of a node at a time; a node that hangs delays only its own
+rounds.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from mailfront.base.backoff import jittered_s
 from mailfront.base.clock import Clock
+from mailfront.base.errors import Unavailable
 from mailfront.base.tasks import cancel_and_wait, spawn
 from mailfront.cluster.node_states import Health, Service
 from mailfront.cluster.node_table import NodeStateTable
@@ -23,6 +25,9 @@ EVERY_S = 5.0
 EVERY_WHILE_ILL_S = 1.0
 IMAP_TIMEOUT_S = 10.0
 LMTP_TIMEOUT_S = 10.0
+
+Look = Callable[[NodeId], Awaitable[object]]
+"""Sees whether a node serves. Raises Unavailable if not, within a time of its own."""
 
 log = get("prober")
 
@@ -38,7 +43,10 @@ class Prober:
         imap: NodeImap,
         clock: Clock,
         handoff_mailbox: str | None,
+        looks: Mapping[Service, Look] | None = None,
     ) -> None:
+        """`looks`: how to see whether a node serves POP3 or SIEVE, where these are used."""
+        self._looks = dict(looks or {})
         self._nodes = tuple(nodes)
         self._states = states
         self._delivery = delivery
@@ -62,7 +70,8 @@ class Prober:
 
     async def probe(self, node: NodeId) -> None:
         """One round for one node."""
-        await asyncio.gather(self._probe_lmtp(node), self._probe_imap(node))
+        looks = (self._look(node, service, look) for service, look in self._looks.items())
+        await asyncio.gather(self._probe_lmtp(node), self._probe_imap(node), *looks)
 
     async def _rounds(self, node: NodeId) -> None:
         while True:
@@ -101,6 +110,15 @@ class Prober:
             self._told(node, Service.IMAP, began_s, str(error))
             return
         self._told(node, Service.IMAP, began_s, "")
+
+    async def _look(self, node: NodeId, service: Service, look: Look) -> None:
+        began_s = self._clock.monotonic_s()
+        try:
+            await look(node)
+        except Unavailable as error:
+            self._told(node, service, began_s, str(error))
+            return
+        self._told(node, service, began_s, "")
 
     def _told(self, node: NodeId, service: Service, began_s: float, problem: str) -> None:
         now_s = self._clock.monotonic_s()

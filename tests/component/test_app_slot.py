@@ -35,6 +35,7 @@ def orders(behaviour: str) -> Assignment:
         lifeline_fd=-1,
         table_fd=-1,
         sessions_table_fd=-1,
+        failures_fd=-1,
     )
 
 

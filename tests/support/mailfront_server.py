@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 45.0
 CLI_TIMEOUT_S = 60.0
+_GREETINGS = {"smtp": b"220", "lmtp": b"220", "imap": b"* OK", "pop3": b"+OK", "sieve": b'"IMPL'}
 
 
 class StorageNode(Protocol):
@@ -122,9 +123,9 @@ class MailfrontServer:
         self.process.launch()
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait until every SMTP and LMTP listener without a PROXY header greets."""
+        """Wait until every listener that greets does so; one that wants a PROXY header first is not asked."""
         for table in self.document["listen"]:
-            if table["role"] in ("smtp", "lmtp") and not table.get("proxy_protocol"):
+            if table["role"] in _GREETINGS and not table.get("proxy_protocol"):
                 self.process.wait_for(
                     partial(_greets, table), timeout_s, f"a greeting of {table['role']} on {table['address']}"
                 )
@@ -305,7 +306,7 @@ def _greets(table: Mapping[str, object]) -> bool:
     context = None
     if table.get("tls") == "implicit":
         context = ssl._create_unverified_context()
-    return greeting(_endpoint(table), tls=context).startswith(b"220")
+    return greeting(_endpoint(table), tls=context).startswith(_GREETINGS[str(table["role"])])
 
 
 def _alive(pid: int) -> bool:
