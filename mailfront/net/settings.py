@@ -43,7 +43,9 @@ class ListenSettings(Settings):
     @classmethod
     def _role_of_this_version(cls, value: Any) -> Any:
         if value in _LATER_ROLES:
-            raise ValueError(f'role "{value}" is not in this version; use one of those above')
+            raise ValueError(
+                f'role "{value}" is not in this version; use "smtp", "lmtp", "imap", "pop3", "sieve" or "admin"'
+            )
         return value
 
     @field_validator("address")

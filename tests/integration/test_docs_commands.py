@@ -132,10 +132,11 @@ def sample_for(server: MailfrontServer, admin: str, people: Slapd, tls: Certific
     sample, ours = tomllib.loads(SAMPLE.read_text()), server.document
     folders = {name: ours["server"][name] for name in ("state_dir", "runtime_dir", "spool_dir")}
     sample["server"] |= {**folders, "user": None, "admin_group": None}
-    smtp_v4, smtp_v6, admin_listener = sample["listen"]
+    smtp_v4, *others = sample["listen"]
     smtp_v4["address"] = ours["listen"][0]["address"]
-    smtp_v6["address"] = f"[::1]:{free_port()}"
-    admin_listener["address"] = admin
+    for listener in others:
+        host = "[::1]" if listener["address"].startswith("[") else "127.0.0.1"
+        listener["address"] = admin if listener["role"] == "admin" else f"{host}:{free_port()}"
     sample["tls"] |= {"certificate": tls.certificate, "key": tls.key}
     sample["directory"] |= {
         "urls": [people.ldaps_url],

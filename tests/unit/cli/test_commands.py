@@ -25,6 +25,8 @@ VERBS = {
     "trace": None,
     "node": {"list", "drain", "maintenance", "activate"},
     "ring": {"show", "explain"},
+    "session": {"list", "kick"},
+    "user": {"where", "kick"},
     "directory": {"lookup"},
     "health": None,
 }  # fmt: skip

@@ -108,7 +108,7 @@ def test_what_a_later_version_brings_is_refused_as_such(addition: str, where: st
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ('role = "smtp"', 'role = "pop3"', "listen[0].role"),
+        ('role = "smtp"', 'role = "submission"', "listen[0].role"),
         ("[storage]", '[storage]\nlayout = "shared"', "storage.layout"),
         ('state_dir = "state"', 'state = "postgresql://mail@db/mail"', "server.state"),
     ],

@@ -34,7 +34,6 @@ def test_an_admin_listener_is_on_loopback_unless_told_otherwise() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        ({"role": "pop3", "address": "0.0.0.0:110"}, 'role "pop3" is not in this version'),
         ({"role": "imap", "address": "0.0.0.0:143", "dsn": True}, "xclient and dsn are for mail"),
         ({"role": "submission", "address": "0.0.0.0:587"}, "not in this version"),
         ({"role": "smtp"}, "address is missing"),
