@@ -1,11 +1,14 @@
 """The one line that says what became of a message, and the counters that sum such lines up."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
 from mailfront.intake.recipients import Target
+from mailfront.intake.trace_header import client_message_id
 from mailfront.mail.address import Address
+from mailfront.mail.body import BodyRef
 from mailfront.mail.envelope import Envelope
 from mailfront.mail.outcome import Deferred, Delivered, Failed, HandedOff, Outcome, Unknown
 from mailfront.mail.reply import Reply
@@ -13,6 +16,7 @@ from mailfront.observe import metrics
 from mailfront.observe.log import emit
 
 MOST_RECIPIENTS_SHOWN = 50
+MOST_HASHED_BYTES = 128 * 1024
 
 
 @dataclass(slots=True)
@@ -26,6 +30,17 @@ class Stages:
     answered_s: float = 0.0
 
 
+def identity(header: bytes, body: BodyRef) -> tuple[str, str]:
+    """What a message is recognised by when its client sends it again: its Message-ID, or else its hash.
+
+    Both are '' for a large message without Message-ID: hashing it would keep the others waiting.
+    """
+    message_id = client_message_id(header)
+    if message_id or body.size_bytes > MOST_HASHED_BYTES:
+        return message_id, ""
+    return "", hashlib.sha256(body.head(MOST_HASHED_BYTES)).hexdigest()
+
+
 def report_message(
     envelope: Envelope,
     size_bytes: int,
@@ -36,9 +51,10 @@ def report_message(
     refused: Sequence[tuple[Address, Reply]],
     *,
     skipped_count: int,
+    known_as: tuple[str, str],
     reason: str = "",
 ) -> None:
-    """Write the `message` event and count it."""
+    """Write the `message` event and count it. `known_as`: see `identity`."""
     client, answer = envelope.client, replies[0]
     result = _result(answer)
     metrics.INTAKE_MESSAGES.inc(result)
@@ -62,6 +78,8 @@ def report_message(
         recipients=shown,
         recipients_count=len(envelope.recipients),
         size_bytes=size_bytes,
+        message_id=known_as[0] or None,
+        sha256=known_as[1] or None,
         result=result,
         reply=str(answer),
         reason=reason or None,

@@ -10,6 +10,7 @@ import time
 from email.utils import formatdate
 
 from mailfront.base.ids import MessageId
+from mailfront.base.printable import printable
 from mailfront.mail.body import BodyRef, PrefixedBody, RestOfBody
 from mailfront.mail.client import ClientInfo
 
@@ -18,6 +19,7 @@ _MAILFRONT_FIELD = re.compile(
     rb"^mailfront-[^\r\n]*(?:\r\n|\Z)(?:[ \t][^\r\n]*(?:\r\n|\Z))*", re.IGNORECASE | re.MULTILINE
 )
 _RECEIVED = re.compile(rb"^received:", re.IGNORECASE | re.MULTILINE)
+_MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(?:\r\n[ \t]+)?(<[^<>\r\n]{1,250}>)", re.IGNORECASE | re.MULTILINE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9.:_\-\[\]]")
 _DATE_CACHE: dict[int, str] = {}
 
@@ -34,6 +36,12 @@ def message_header(body: BodyRef) -> bytes:
 def received_count(header: bytes) -> int:
     """How many Received lines a header has: the hops so far."""
     return len(_RECEIVED.findall(header))
+
+
+def client_message_id(header: bytes) -> str:
+    """The Message-ID that the message came with, printable; '' if it has none or a very long one."""
+    match = _MESSAGE_ID.search(header)
+    return "" if match is None else printable(match[1], 300)
 
 
 def trace_lines(message_id: MessageId, client: ClientInfo, *, hostname: str, recipient: str, wall_s: float) -> bytes:

@@ -22,7 +22,7 @@ from mailfront.intake.fold import Decision, fold
 from mailfront.intake.kept import Keeping
 from mailfront.intake.recipients import Recipients, Target
 from mailfront.intake.remembered import Mailbox, RememberedTable, body_sha256
-from mailfront.intake.report import MOST_RECIPIENTS_SHOWN, Stages, report_message, report_refused
+from mailfront.intake.report import MOST_RECIPIENTS_SHOWN, Stages, identity, report_message, report_refused
 from mailfront.intake.trace_header import message_header, received_count, trace_lines, with_trace
 from mailfront.mail.address import Address
 from mailfront.mail.body import BodyRef
@@ -165,13 +165,24 @@ class Transaction:
             stages,
             self._refused,
             skipped_count=len(known),
+            known_as=identity(header, body),
         )
         return replies
 
     def _refuse(self, envelope: Envelope, body: BodyRef, refusal: Reply, *, per_recipient: bool) -> tuple[Reply, ...]:
         """Answer without having tried anything."""
         self._stages.answered_s = self._intake.clock.monotonic_s()
-        report_message(envelope, body.size_bytes, (), (), (refusal,), self._stages, self._refused, skipped_count=0)
+        report_message(
+            envelope,
+            body.size_bytes,
+            (),
+            (),
+            (refusal,),
+            self._stages,
+            self._refused,
+            skipped_count=0,
+            known_as=identity(message_header(body), body),
+        )
         return (refusal,) * (len(self._recipients) if per_recipient else 1)
 
     def _trace_lines(self, envelope: Envelope) -> bytes:

@@ -115,6 +115,17 @@ def find_address(directory: Path, address: str) -> list[dict[str, Any]]:
     return _in_order(events)
 
 
+def find_value(directory: Path, field: str, value: str) -> list[dict[str, Any]]:
+    """All events whose `field` is exactly `value`, in the order of time. Searches every segment."""
+    needle = re.compile(re.escape(b'"' + field.encode() + b'":' + orjson.dumps(value)))
+    events = []
+    for path in segments(directory):
+        with _Mapped(path) as memory:
+            found = (_parsed(line) for line in _lines_with(memory, needle))
+            events += [event for event in found if event is not None and event.get(field) == value]
+    return _in_order(events)
+
+
 def segments(directory: Path) -> list[Path]:
     """The event files, oldest first."""
     try:
