@@ -11,7 +11,7 @@ from typing import Any
 
 from mailfront.admin.audit import Audit
 from mailfront.admin.errors import AdminError, Kind
-from mailfront.admin.queue_documents import show_message, show_row, show_stats
+from mailfront.admin.queue_documents import RowView, show_message, show_row, show_stats
 from mailfront.admin.queue_exchange import show_exported
 from mailfront.admin.requests import (
     ChangeRequest,
@@ -37,6 +37,7 @@ from mailfront.store.errors import CorruptBody
 from mailfront.store.queue_queries import FIRST_KEY, Selector
 
 MOST_SHOWN_BYTES = 1024 * 1024
+MOST_TRACED_ROWS = 200
 _HEADER_ENDS = (b"\r\n\r\n", b"\n\n")
 _EVENTS = {
     Verb.RETRY: "queue_retried",
@@ -82,6 +83,14 @@ class QueueReader:
             return None
         view = await self._views.show(MessageId(message_id))
         return None if view is None else show_message(MessageId(message_id), view, self._clock.wall_s())
+
+    async def rows_of(self, address: str) -> tuple[RowView, ...]:
+        """The first rows of which an address is the recipient or the sender."""
+        now_s = self._clock.wall_s()
+        selectors = (Selector(recipients=(address,)), Selector(senders=(address,)))
+        pages = [await self._views.list_rows(selector, limit=MOST_TRACED_ROWS) for selector in selectors]
+        rows = {(row.id, row.number): row for page in pages for row in page.rows}
+        return tuple(show_row(row, now_s) for row in rows.values())
 
     async def stats(self) -> dict[str, Any]:
         """Counts: `total`, one per state, and ages against domains and against nodes."""

@@ -1,18 +1,12 @@
-"""`health`, `config show` and `trace`: how the running server is, what it runs with, and what it did with a message."""
+"""`health` and `config show`: how the running server is, and what it runs with."""
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from mailfront.admin.errors import AdminError
 from mailfront.base.clock import Clock
-from mailfront.base.ids import is_message_id
-from mailfront.base.printable import printable
 from mailfront.cluster.move_requests import MoveRequest
-from mailfront.observe import event_files
 from mailfront.observe.health import HealthTable, State
 
 SHOWN_MOVE_REQUESTS = 100
@@ -78,29 +72,3 @@ class ConfigService:
     def show(self) -> RunningConfiguration:
         """The configuration in force. It holds no secret, only the names of their files."""
         return self._running()
-
-
-FindMessage = Callable[[str], Awaitable[dict[str, Any] | None]]
-"""What the queue knows of one message id: the message and its rows, or None. Raises Unavailable."""
-
-
-class TraceService:
-    """The life of one message: its events, and its rows in the queue if it has any."""
-
-    def __init__(self, events_dir: Path, find_message: FindMessage) -> None:
-        self._events_dir = events_dir
-        self._find_message = find_message
-
-    async def show(self, wanted: str) -> dict[str, Any]:
-        """All that is known of a message id, or the events that name an address. Raises AdminError if nothing is."""
-        if "@" in wanted:
-            events = await asyncio.to_thread(event_files.find_address, self._events_dir, wanted)
-            queued = None
-        elif is_message_id(wanted):
-            events = await asyncio.to_thread(event_files.find, self._events_dir, wanted)
-            queued = await self._find_message(wanted)
-        else:
-            raise AdminError(f"{printable(wanted, 80)!r} is not a message id; it is 16 letters and digits")
-        if not events and queued is None:
-            raise AdminError(f"nothing is known of {printable(wanted, 80)}: not queued, and no event names it")
-        return {"id": wanted, "events": events, "queue": queued}

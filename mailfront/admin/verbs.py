@@ -31,9 +31,10 @@ from mailfront.admin.requests import (
     read,
 )
 from mailfront.admin.rings import RingService
-from mailfront.admin.running import ConfigService, HealthService, TraceService
+from mailfront.admin.running import ConfigService, HealthService
 from mailfront.admin.sessions import SessionService
 from mailfront.admin.socket import Call, Handler
+from mailfront.admin.traces import TraceService
 from mailfront.queue.operations import Verb
 
 

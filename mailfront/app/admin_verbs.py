@@ -11,9 +11,10 @@ from mailfront.admin.nodes import VERB_STATES, NodeService
 from mailfront.admin.queue_exchange import QueueExchange
 from mailfront.admin.queues import QueueService
 from mailfront.admin.rings import RecipientPolicy, RingService
-from mailfront.admin.running import ConfigService, HealthService, RunningConfiguration, TraceService
+from mailfront.admin.running import ConfigService, HealthService, RunningConfiguration
 from mailfront.admin.sessions import SessionService
 from mailfront.admin.socket import Call, Handler
+from mailfront.admin.traces import TraceService
 from mailfront.admin.verbs import Services, handlers
 from mailfront.app.homes import CurrentHomes
 from mailfront.app.session_desk import SessionDesk
@@ -74,7 +75,7 @@ def admin_handlers(parts: AdminParts) -> dict[str, Handler]:
             nodes=NodeService(registry, lambda: config.node, parts.handoffs.counts, audit),
             ring=ring,
             directory=DirectoryService(parts.directory, local_domains=local_domains),
-            trace=TraceService(config.server.events_dir, queue.find),
+            trace=TraceService(config.server.events_dir, queue.find, queue.rows_of),
             health=parts.health,
             config=ConfigService(lambda: running),
             sessions=SessionService(

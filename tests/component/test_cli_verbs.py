@@ -72,10 +72,17 @@ HEALTH = {
     "conditions": [{"name": "store", "state": "ok", "reason": "", "since_s": 1e9}], "move_requests": [],
     "alarms": [{"name": "x", "text": "y", "count": 2, "first_s": 1e9, "last_s": 1e9}],
 }  # fmt: skip
+MESSAGE_EVENT = {
+    "time": "2026-03-01T14:00:00.000Z", "event": "message", "process": "worker-0", "id": ID, "result": "queued",
+    "recipients": [{"address": "ana@example.edu"}],
+}  # fmt: skip
 TRACE = {
-    "id": ID, "queue": {"id": ID, "recipients": [ROW]},
-    "events": [{"time": "2026-03-01T14:00:00.000Z", "event": "message", "process": "worker-0", "id": ID,
-                "result": "queued", "recipients": [{"address": "ana@example.edu"}]}],
+    "id": ID, "queue": {"id": ID, "recipients": [ROW]}, "rows": [ROW], "events": [MESSAGE_EVENT],
+    "stories": [
+        {"ids": [ID, "0" * 16], "guessed": ["0" * 16], "sender": "", "recipients": ["ana@example.edu"], "tries": 2,
+         "message_id": "<1@x>", "result": "queued",
+         "events": [{**MESSAGE_EVENT, "id": "0" * 16, "result": "deferred"}, MESSAGE_EVENT]},
+    ],
 }  # fmt: skip
 ANSWERS: dict[str, Any] = {
     "queue.list": {"rows": [ROW], "next": None},

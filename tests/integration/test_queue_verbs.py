@@ -315,6 +315,33 @@ def test_config_diff_says_what_a_reload_applies_and_the_reload_does_just_that(fr
     assert front.cli_json("config", "diff")["effect"] == "none"
 
 
+def test_a_message_that_its_client_sent_twice_is_traced_as_one(empty: MailfrontServer) -> None:
+    """The same Message-ID under two ids: either id tells of both, with the rows of both."""
+    ids = []
+    for _ in range(2):
+        with smtplib.SMTP(*empty.smtp, timeout=30) as client:
+            client.ehlo()
+            client.mail(SENDER)
+            client.rcpt("dan@example.edu")
+            text = client.data(b"Subject: again\r\nMessage-ID: <again@out.example>\r\n\r\nhello\r\n")[1]
+        ids.append(text.split()[1].decode())
+
+    def told() -> Any:
+        try:
+            found = call(empty, "trace.show", wanted=ids[0])
+        except AdminError:
+            return None
+        return found if len(found["stories"][0]["ids"]) == 2 else None
+
+    found = wait_until(told, 10.0, "the events to be written")
+    (story,) = found["stories"]
+    assert (story["ids"], story["tries"], story["message_id"]) == (ids, 2, "<again@out.example>")
+    assert sorted(row["id"] for row in found["rows"]) == ids
+    shown = empty.cli("trace", ids[1])
+    assert "offered 2 times" in shown.stdout
+    assert f"-- {ids[0]}" in shown.stdout
+
+
 def test_an_archive_goes_through_a_pipe(empty: MailfrontServer) -> None:
     """Export to standard output, import from standard input; the same server knows its own messages."""
     queue_one(empty, "piped", "ana")

@@ -7,7 +7,8 @@ import orjson
 import pytest
 
 from mailfront.admin.errors import AdminError
-from mailfront.admin.running import ConfigService, HealthService, RunningConfiguration, TraceService
+from mailfront.admin.running import ConfigService, HealthService, RunningConfiguration
+from mailfront.admin.traces import TraceService
 from mailfront.base.clock import ManualClock
 from mailfront.cluster.move_requests import MoveRequest
 from mailfront.mail.names import MailboxKey, NodeId
@@ -33,21 +34,26 @@ async def one_queued(message_id: str) -> dict[str, Any] | None:
     return {"id": message_id, "recipients": []}
 
 
+async def no_rows(_address: str) -> list[Any]:
+    """Nothing of an address is queued."""
+    return []
+
+
 async def test_a_message_is_traced_through_events_and_queue(tmp_path: Path) -> None:
     """Both sources are shown; one is enough."""
     events = tmp_path / "events"
     write_events(events, {"time": "1", "event": "message", "id": ID}, {"time": "2", "event": "message", "id": "x" * 16})
-    found = await TraceService(events, one_queued).show(ID)
+    found = await TraceService(events, one_queued, no_rows).show(ID)
     assert [event["event"] for event in found["events"]] == ["message"]
     assert found["queue"] == {"id": ID, "recipients": []}
-    assert (await TraceService(events, nothing_queued).show(ID))["queue"] is None
+    assert (await TraceService(events, nothing_queued, no_rows).show(ID))["queue"] is None
 
 
 async def test_an_address_is_traced_through_events(tmp_path: Path) -> None:
     """Without an id, the address helps."""
     events = tmp_path / "events"
     write_events(events, {"time": "1", "event": "message", "id": ID, "reverse_path": "ana@example.edu"})
-    found = await TraceService(events, nothing_queued).show("ana@example.edu")
+    found = await TraceService(events, nothing_queued, no_rows).show("ana@example.edu")
     assert [event["id"] for event in found["events"]] == [ID]
 
 
@@ -55,7 +61,7 @@ async def test_an_address_is_traced_through_events(tmp_path: Path) -> None:
 async def test_what_nobody_knows_is_an_error(tmp_path: Path, wanted: str) -> None:
     """An unknown id, no id at all, an unknown address."""
     with pytest.raises(AdminError):
-        await TraceService(tmp_path / "events", nothing_queued).show(wanted)
+        await TraceService(tmp_path / "events", nothing_queued, no_rows).show(wanted)
 
 
 def test_health_tells_reasons_and_requests_to_move() -> None:
