@@ -12,10 +12,12 @@ import pytest
 
 from tests.support import processes
 from tests.support.certificates import Authority, CertificateFiles
+from tests.support.clamd import Clamd
 from tests.support.cyrus import CyrusNode
 from tests.support.dovecot import DovecotNode, start_together
 from tests.support.ldap import Slapd
 from tests.support.processes import new_directory
+from tests.support.rspamd import Rspamd
 
 _shared_nodes: list[DovecotNode] = []
 
@@ -77,6 +79,24 @@ def slapd(server_certificate: CertificateFiles) -> Iterator[Slapd]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def rspamd() -> Iterator[Rspamd]:
+    """A real rspamd without a network."""
+    server = Rspamd()
+    server.start()
+    yield server
+    server.kill9()
+
+
+@pytest.fixture(scope="session")
+def clamd() -> Iterator[Clamd]:
+    """A real clamd with signatures of our own."""
+    server = Clamd()
+    server.start()
+    yield server
+    server.kill9()
 
 
 @pytest.fixture(scope="session")

@@ -316,6 +316,7 @@ class Keeper:
         self._stop_if_alone()
         self._service.peer_gone(peer)
         self._sessions.peer_gone(peer)
+        self._desk.peer_gone(peer)
 
     def _wake(self) -> None:
         self._runner.wake()

@@ -17,6 +17,7 @@ import uvloop
 from mailfront.app.admin_verbs import checked_address
 from mailfront.app.assignment import Assignment, ReadyLine, read_assignment
 from mailfront.app.child import watch_lifeline
+from mailfront.app.filters import filter_surroundings
 from mailfront.app.keeper_news import KeeperNews
 from mailfront.app.locator import WorkerLocator
 from mailfront.app.nodes import NodeEvidence, endpoints, worker_connections
@@ -33,7 +34,9 @@ from mailfront.config.model import Configuration
 from mailfront.delivery.transaction import Delivery
 from mailfront.directory.directory import Directory
 from mailfront.edge.server import EdgeServer
+from mailfront.filters.chain import build_chain
 from mailfront.intake.fanout import Fanout, HandoffPlan
+from mailfront.intake.filtering import Screening
 from mailfront.intake.kept import Keeping
 from mailfront.intake.recipients import Recipients
 from mailfront.intake.transaction import Intake, IntakePolicy
@@ -79,6 +82,7 @@ class Worker:
         self._locator = WorkerLocator(
             self._received, self._states, self._keeper, self._news, self._clock, config.storage.secondaries
         )
+        self._chain = build_chain(config.filter, filter_surroundings(config, self._clock, self._news))
         self._tls = ServerTls(config.tls) if config.tls is not None else None
         listening: dict[int, list[socket.socket]] = {}
         for index, fd in orders.listeners:
@@ -130,6 +134,7 @@ class Worker:
                 max_received=config.intake.max_received,
             ),
             self._clock,
+            Screening(self._chain, config.server.hostname) if self._chain.steps else None,
         )
 
     def _make_servers(self, intake: Intake, listening: dict[int, list[socket.socket]]) -> list[EdgeServer]:
@@ -175,6 +180,7 @@ class Worker:
         self._keeper.on_push("nodes", self._nodes_pushed)
         self._keeper.start()
         await self._directory.open()
+        await self._chain.start()
         async with asyncio.timeout(FIRST_MAP_WITHIN_S):
             await self._map_arrived.wait()
         for server in self._servers:
@@ -190,6 +196,7 @@ class Worker:
     async def _drain(self) -> None:
         grace_s = GRACE_S
         await asyncio.gather(self._sessions.drain(grace_s), *(server.drain(grace_s) for server in self._servers))
+        await self._chain.close()
         await self._delivery.close(grace_s)
         await self._queue.close()
         await self._directory.close()

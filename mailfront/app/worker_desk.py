@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from mailfront.app.filters import FilterHealth
 from mailfront.app.homes import MapHomes
 from mailfront.base.errors import ConfigError, Unavailable
 from mailfront.base.printable import printable
@@ -59,6 +60,7 @@ class WorkerDesk:
         self._prober = prober
         self._delivery = delivery
         self._wake = wake
+        self._filter_health = FilterHealth(health)
         self._changed = asyncio.Event()
         registry.states.watch(self._state_changed)
 
@@ -70,6 +72,7 @@ class WorkerDesk:
             ("want_map", self._want_map),
             ("suspect", self._suspect),
             ("alarm", self._alarm),
+            ("filter_breaker", self._filter_breaker),
             ("check_nodes", self._check_nodes),
         ):
             self._channel.handle(verb, handler)
@@ -82,6 +85,10 @@ class WorkerDesk:
 
     def _nodes_push(self) -> dict[str, Any]:
         return {**self._registry.states.as_push(), "size_limit_bytes": self._delivery.size_limit_bytes}
+
+    def peer_gone(self, peer: Peer) -> None:
+        """A worker went: what it knew of scanners is not known any more."""
+        self._filter_health.forget(peer.name)
 
     def node_changed(self) -> None:
         """An administrator changed a node: tell the workers, and let the queue look again."""
@@ -170,6 +177,17 @@ class WorkerDesk:
         except ConfigError as error:
             return {"problems": list(error.problems)}
         return {"problems": []}
+
+    async def _filter_breaker(self, request: Request) -> dict[str, Any]:
+        """A worker has stopped calling a scanner's host, or calls it again."""
+        payload = request.payload
+        self._filter_health.note(
+            request.peer.name,
+            str(payload["filter"]),
+            str(payload["host"]),
+            str(payload["reason"]) if payload["is_open"] else None,
+        )
+        return {}
 
     async def _alarm(self, request: Request) -> dict[str, Any]:
         payload = request.payload

@@ -14,6 +14,8 @@ from mailfront.delivery.outbound_settings import OutboundSettings
 from mailfront.delivery.route_settings import RouteSettings, route_problems
 from mailfront.delivery.settings import DeliverySettings
 from mailfront.directory.settings import LdapSettings, StaticSettings
+from mailfront.filters.order import filter_problems
+from mailfront.filters.settings import FilterSettings
 from mailfront.intake.settings import DomainsSettings, IntakeSettings, PostmasterSettings
 from mailfront.mail.address import parse_path
 from mailfront.net.settings import ListenSettings, NodeTlsSettings, TlsSettings
@@ -40,6 +42,7 @@ class Sections:
     storage: StorageSettings | None
     node_tls: NodeTlsSettings | None
     node: tuple[NodeSettings, ...] | None
+    filter: tuple[FilterSettings, ...] | None
     intake: IntakeSettings | None
     delivery: DeliverySettings | None
     queue: QueueSettings | None
@@ -64,6 +67,10 @@ def disagreements(sections: Sections) -> Iterator[str]:
         yield from _login(sections.login, sections.storage)
     if sections.node is not None:
         yield from node_problems(sections.node)
+    if sections.filter:
+        yield from filter_problems(sections.filter)
+        if sections.intake is not None:
+            yield from _filter_times(sections.filter, sections.intake)
     if sections.route:
         yield from _routes(sections.route, sections)
 
@@ -112,6 +119,15 @@ def _limits(limits: LimitsSettings, server: ServerSettings | None) -> Iterator[s
 def _login(login: LoginSettings, storage: StorageSettings) -> Iterator[str]:
     if login.send == "master" and storage.master_user is None:
         yield 'login.send: "master" needs storage.master_user and storage.master_password_file; set them'
+
+
+def _filter_times(filters: tuple[FilterSettings, ...], intake: IntakeSettings) -> Iterator[str]:
+    for each in filters:
+        if each.timeout >= intake.deadline:
+            yield (
+                f"filter {each.name}: timeout is not less than intake.deadline, so its on_error would never apply; "
+                "all mail would get 451"
+            )
 
 
 def _postmaster(

@@ -21,7 +21,6 @@ LATER = frozenset(
     {
         "directory.groups",
         "directory.attributes.class",
-        "filter",
         "listen[].auth",
         "storage.takeover",
     }
@@ -107,6 +106,10 @@ def _reason(details: ErrorDetails, path: Path, model: type[BaseModel]) -> str:
         return _missing(path, model)
     if kind == "value_error":
         return details["msg"].removeprefix("Value error, ")
+    if kind == "union_tag_invalid":
+        return f'kind "{printable(details["ctx"]["tag"], 40)}" is not one of {details["ctx"]["expected_tags"]}'
+    if kind == "union_tag_not_found":
+        return "kind is missing"
     if kind == "literal_error":
         return f"must be one of {details['ctx']['expected'].replace(' or ', ', ')}"
     if kind == "too_short":

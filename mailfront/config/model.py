@@ -9,6 +9,7 @@ from mailfront.delivery.outbound_settings import OutboundSettings
 from mailfront.delivery.route_settings import RouteSettings
 from mailfront.delivery.settings import DeliverySettings
 from mailfront.directory.settings import DirectorySettings
+from mailfront.filters.registry import AnyFilterSettings
 from mailfront.intake.settings import DomainsSettings, IntakeSettings, PostmasterSettings
 from mailfront.net.settings import ListenSettings, NodeTlsSettings, TlsSettings
 from mailfront.queue.settings import QueueSettings
@@ -27,6 +28,7 @@ class Configuration(Settings):
     storage: StorageSettings
     node_tls: NodeTlsSettings = NodeTlsSettings()
     node: tuple[NodeSettings, ...] = Field(strict=False)
+    filter: tuple[AnyFilterSettings, ...] = Field(default=(), strict=False)
     intake: IntakeSettings = IntakeSettings()
     delivery: DeliverySettings = DeliverySettings()
     queue: QueueSettings = QueueSettings()

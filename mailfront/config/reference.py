@@ -21,6 +21,10 @@ from mailfront.cluster.settings import NodePort
 from mailfront.config.mistakes import models_in
 from mailfront.config.model import Configuration
 from mailfront.config.write import document_to_toml
+from mailfront.filters.contract import Kind, Stage
+from mailfront.filters.registry import found
+from mailfront.filters.settings import FilterSettings
+from mailfront.net.networks import Network
 
 _HEAD = """\
 # Settings
@@ -53,8 +57,30 @@ _PLAIN_TYPES: dict[Any, str] = {
 def render() -> str:
     """The whole page, in Markdown."""
     return _HEAD + "".join(
-        f"\n{block}" for name, field in Configuration.model_fields.items() for block in _section(name, field)
+        f"\n{block}"
+        for name, field in Configuration.model_fields.items()
+        for block in (_filters() if name == "filter" else _section(name, field))
     )
+
+
+def _filters() -> Iterator[str]:
+    """What all filters have is said once; each kind then has its own settings."""
+    yield "## `[[filter]]`\n"
+    yield f"{_text(FilterSettings.__doc__)}\n"
+    fields = FilterSettings.model_fields
+    yield "".join(_entry(name, each) for name, each in fields.items() if name != "settings" and not _is_table(each))
+    yield from _section("filter.only_for", fields["only_for"])
+    for name, kind in found().kinds.items():
+        yield f'## `[filter.settings]`, kind = "{name}"\n'
+        yield f"{_text(kind.summary)}{_asked_at(kind)} {_text(kind.settings.__doc__)}\n"
+        yield "".join(_entry(each, field) for each, field in kind.settings.model_fields.items())
+
+
+def _asked_at(kind: Kind) -> str:
+    stages = kind.stages
+    if not isinstance(stages, frozenset):
+        return ""
+    return f" Asked at {', '.join(f'`{each.value}`' for each in Stage if each in stages)}."
 
 
 def _section(path: str, field: FieldInfo) -> Iterator[str]:
@@ -139,6 +165,8 @@ def _type(annotation: Any, metadata: list[Any]) -> str:
     for marker, name in _MARKERS:
         if marker in metadata:
             return name
+    if annotation is Network:
+        return "network"
     if annotation in _PLAIN_TYPES:
         return _PLAIN_TYPES[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

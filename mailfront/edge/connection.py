@@ -28,6 +28,7 @@ from mailfront.base.tasks import spawn
 from mailfront.edge.engine import AnyCommand, MethodTable, wire, with_enhanced_code
 from mailfront.edge.listener import EdgeListener
 from mailfront.edge.stream import DialogueEnded, DialogueStream, Farewell
+from mailfront.filters.contract import Finding
 from mailfront.mail.client import ClientInfo
 from mailfront.mail.reply import Reply, reply
 from mailfront.net.networks import canonical_ip, is_listed
@@ -98,6 +99,7 @@ class EdgeConnection(SMTP):
         self.last_reply: Reply | None = None
         self.bad_commands_count = self.errors_count = self.idle_commands_count = 0
         self.messages_count = self.rejected_count = self.early_count = 0
+        self.findings: tuple[Finding, ...] = ()
 
     # What the transport says.
 
@@ -169,6 +171,9 @@ class EdgeConnection(SMTP):
 
     async def _run(self) -> None:
         try:
+            # A trusted peer is about to say who its client is.
+            if not self.is_trusted:
+                await self.screen()
             await self._handle_client()
         except DialogueEnded:
             pass
@@ -178,6 +183,22 @@ class EdgeConnection(SMTP):
                 await self.stream.part(linger=self.end not in _CLEAN_ENDS and not self.tls)
             finally:
                 self._finished()
+
+    async def screen(self) -> None:
+        """Ask the filters of stage `connect`, before the greeting. Raises DialogueEnded if they refuse the client."""
+        screening = self.listener.intake.screening
+        if screening is None or not screening.at_connect:
+            return
+        client = ClientInfo(
+            ip=self.ip, port=self.port, protocol=self.greeting_name, tls=self.tls, listener=self.listener.name
+        )
+        refusal, self.findings = await screening.connect(client, self.stream)
+        if refusal is not None:
+            # 521 and 421 say that the connection ends (RFC 7504, RFC 5321 section 4.2.1).
+            code = 521 if refusal.is_permanent else 421
+            metrics.EDGE_REJECTIONS.inc("filters")
+            self.rejected_count += 1
+            self.leave(Reply(code, refusal.enhanced, refusal.lines), end="refused", reason="")
 
     def _finished(self) -> None:
         listener, stream = self.listener, self.stream

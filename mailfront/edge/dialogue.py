@@ -113,6 +113,7 @@ class EdgeDialogue(EdgeConnection):
         if found.helo:
             self.session.host_name = found.helo
         self.stage = "connect"
+        await self.screen()
         self.stream.write(f"220 {self.hostname} {self.greeting_name}\r\n".encode())
 
     async def smtp_XFORWARD(self, arg: str | None) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from mailfront.base.ids import MessageId
+from mailfront.filters.contract import EarlyTalk, Finding
 from mailfront.mail.address import Address
 from mailfront.mail.body import BodyRef
+from mailfront.mail.client import ClientInfo
 from mailfront.mail.envelope import RecipientOptions
 from mailfront.mail.reply import Reply
 from mailfront.mail.request import MailRequest
@@ -22,6 +24,15 @@ class Transaction(Protocol):
     @property
     def id(self) -> MessageId:
         """The message's id."""
+        ...
+
+    @property
+    def asks_at_mail(self) -> bool:
+        """Whether `mail` must be called: filters want to be asked at MAIL."""
+        ...
+
+    async def mail(self) -> Reply | None:
+        """Ask them. Returns the reply that refuses the message, or None."""
         ...
 
     async def rcpt(self, address: Address, options: RecipientOptions) -> Reply:
@@ -40,11 +51,29 @@ class Transaction(Protocol):
         ...
 
 
+class Screening(Protocol):
+    """The filters, as far as the edge asks them."""
+
+    @property
+    def at_connect(self) -> bool:
+        """Whether `connect` must be called."""
+        ...
+
+    async def connect(self, client: ClientInfo, early: EarlyTalk) -> tuple[Reply | None, tuple[Finding, ...]]:
+        """Ask before the greeting. Returns the reply to say instead of it, or None; and what was found."""
+        ...
+
+
 class Intake(Protocol):
     """Takes messages."""
 
-    def begin(self, request: MailRequest) -> Transaction | Reply:
-        """Start a message at MAIL, or refuse it."""
+    @property
+    def screening(self) -> Screening | None:
+        """The filters; None if there are none."""
+        ...
+
+    def begin(self, request: MailRequest, earlier: tuple[Finding, ...] = ()) -> Transaction | Reply:
+        """Start a message at MAIL, or refuse it. `earlier`: what filters found when the client connected."""
         ...
 
 

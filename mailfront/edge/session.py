@@ -98,11 +98,16 @@ class EdgeSession(EdgeDialogue):
                 smtputf8=read.smtputf8,
                 ret=read.ret,
                 envid=read.envid,
-            )
+            ),
+            self.findings,
         )
         if isinstance(answer, Reply):
             self._drop_body()
             self._reject(answer)
+            return
+        if answer.asks_at_mail and (refusal := await answer.mail()) is not None:
+            self._drop_body()
+            self._reject(refusal)
             return
         self._transaction = answer
         self._smtputf8 = read.smtputf8

@@ -175,6 +175,22 @@ class DialogueStream:
         """Go on over another transport (TLS)."""
         self.transport = transport
 
+    async def talks_within(self, seconds: float) -> bool:
+        """Wait until the client says something, at most that long; before the greeting only. What it says stays
+        unread. Returns whether it did; a client that goes away did not. Cancellation is safe."""
+        ends_s = self._loop.time() + seconds
+        while not self.has_input and not self._eof and (left_s := ends_s - self._loop.time()) > 0:
+            waiter = self._waiter
+            if waiter is None:
+                waiter = self._waiter = self._loop.create_future()
+            self._deadline_s = ends_s + self._limits.command_timeout
+            try:
+                await asyncio.wait((waiter,), timeout=left_s)
+            finally:
+                if self._waiter is waiter:
+                    self._waiter = None
+        return self.has_input
+
     async def readuntil(self) -> bytes:
         """The next command line with its line end. One that is too long ends the dialogue: it may have been a BDAT,
         and then nobody knows where the next command begins.

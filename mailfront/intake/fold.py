@@ -9,7 +9,8 @@ of mailboxes whose copy must be kept. `250` is only in a decision whose `keep` i
 | all delivered | nothing | 250 ID delivered |
 | all failed | nothing | the node's own 5xx, the first one |
 | none delivered, all deferred by their mailbox | nothing | the node's own 4xx, the first one |
-| anything else | the deferred and unknown ones; the failed ones as notices | 250 ID queued |
+| all discarded by filters | nothing | 250 ID accepted |
+| anything else | the deferred, unknown and retained ones; the failed ones as notices | 250 ID queued |
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,17 @@ from enum import Enum
 from typing import assert_never
 
 from mailfront.base.ids import MessageId
-from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, HandedOff, Outcome, Unknown
+from mailfront.mail.outcome import (
+    Blame,
+    Deferred,
+    Delivered,
+    Discarded,
+    Failed,
+    Fate,
+    HandedOff,
+    Retained,
+    Unknown,
+)
 from mailfront.mail.reply import Reply, reply
 
 
@@ -46,7 +57,7 @@ class Decision:
 
 
 def fold(
-    message_id: MessageId, recipients: Sequence[Sequence[int]], outcomes: Sequence[Outcome], *, per_recipient: bool
+    message_id: MessageId, recipients: Sequence[Sequence[int]], outcomes: Sequence[Fate], *, per_recipient: bool
 ) -> Decision:
     """Fold mailbox outcomes into a decision.
 
@@ -64,7 +75,7 @@ def fold(
     return Decision(keep, notices, (_accepted(message_id, [outcomes[index] for index in everything]),))
 
 
-def _fold_each(message_id: MessageId, recipients: Sequence[Sequence[int]], outcomes: Sequence[Outcome]) -> Decision:
+def _fold_each(message_id: MessageId, recipients: Sequence[Sequence[int]], outcomes: Sequence[Fate]) -> Decision:
     kept: dict[int, None] = {}
     notices: dict[int, None] = {}
     replies: list[Reply] = []
@@ -82,8 +93,8 @@ def _fold_each(message_id: MessageId, recipients: Sequence[Sequence[int]], outco
     return Decision(tuple(sorted(kept)), tuple(sorted(notices)), tuple(replies))
 
 
-def _standing(outcomes: Sequence[Outcome]) -> Standing:
-    if all(isinstance(outcome, Delivered) for outcome in outcomes):
+def _standing(outcomes: Sequence[Fate]) -> Standing:
+    if all(isinstance(outcome, Delivered | Discarded) for outcome in outcomes):
         return Standing.DELIVERED
     if all(isinstance(outcome, Failed) for outcome in outcomes):
         return Standing.FAILED
@@ -92,29 +103,32 @@ def _standing(outcomes: Sequence[Outcome]) -> Standing:
     return Standing.KEPT
 
 
-def must_be_queued(outcome: Outcome) -> bool:
+def must_be_queued(outcome: Fate) -> bool:
     """Whether a mailbox's copy exists nowhere durable yet, or may not."""
     match outcome:
-        case Deferred() | Unknown():
+        case Deferred() | Unknown() | Retained():
             return True
-        case Delivered() | HandedOff() | Failed():
+        case Delivered() | HandedOff() | Failed() | Discarded():
             return False
         case _:
             assert_never(outcome)
 
 
-def _to_keep(indexes: Sequence[int], outcomes: Sequence[Outcome]) -> tuple[int, ...]:
+def _to_keep(indexes: Sequence[int], outcomes: Sequence[Fate]) -> tuple[int, ...]:
     return tuple(index for index in indexes if must_be_queued(outcomes[index]))
 
 
-def _to_tell(indexes: Sequence[int], outcomes: Sequence[Outcome]) -> tuple[int, ...]:
+def _to_tell(indexes: Sequence[int], outcomes: Sequence[Fate]) -> tuple[int, ...]:
     return tuple(index for index in indexes if isinstance(outcomes[index], Failed))
 
 
-def _accepted(message_id: MessageId, outcomes: Sequence[Outcome]) -> Reply:
-    delivered = all(isinstance(outcome, Delivered) for outcome in outcomes)
-    return reply(250, "2.0.0", f"{message_id} {'delivered' if delivered else 'queued'}")
+def _accepted(message_id: MessageId, outcomes: Sequence[Fate]) -> Reply:
+    if all(isinstance(outcome, Discarded) for outcome in outcomes):
+        done = "accepted"
+    else:
+        done = "delivered" if all(isinstance(each, Delivered | Discarded) for each in outcomes) else "queued"
+    return reply(250, "2.0.0", f"{message_id} {done}")
 
 
-def _first_reply(outcomes: Sequence[Outcome], kind: type[Failed] | type[Deferred]) -> Reply:
+def _first_reply(outcomes: Sequence[Fate], kind: type[Failed] | type[Deferred]) -> Reply:
     return next(outcome.reply for outcome in outcomes if isinstance(outcome, kind))

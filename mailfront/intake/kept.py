@@ -3,7 +3,8 @@
 Each mailbox that must be kept becomes one row. Deferred: `waiting`. Unknown: `unknown`, bound to the node that may have
 it. Past the dot and still running: `active`, leased to this process; its answer settles the row, and if this process
 dies the row becomes `unknown`. Failed while the message as a whole is accepted: no row, but a notice to the sender with
-the node's word, in the same commit.
+the node's word, in the same commit. Retained on a filter's word: `held` or `quarantined`, never tried before a person
+releases it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +19,7 @@ from mailfront.intake.recipients import Target
 from mailfront.mail.body import BodyRef
 from mailfront.mail.envelope import Envelope
 from mailfront.mail.names import NodeId
-from mailfront.mail.outcome import Deferred, Delivered, Failed, HandedOff, Outcome, Unknown
+from mailfront.mail.outcome import Deferred, Delivered, Discarded, Failed, Fate, HandedOff, Retained, Unknown
 from mailfront.queue.port import QueuePort
 from mailfront.queue.rows import QueuedMessage, QueuedRecipient, RecipientState
 
@@ -37,7 +38,7 @@ class Keeping:
         envelope: Envelope,
         body: BodyRef,
         mailboxes: Sequence[Target],
-        outcomes: Sequence[Outcome],
+        outcomes: Sequence[Fate],
         decision: Decision,
         pending: Mapping[int, LmtpAttempt],
         superseded: Collection[tuple[NodeId, NodeId]],
@@ -62,7 +63,7 @@ class Keeping:
         )
         await self._queue.accept(message, body, rows, hints_superseded=tuple(superseded), refused=refused)
 
-    def _row(self, index: int, target: Target, outcome: Outcome, attempt: LmtpAttempt | None) -> QueuedRecipient:
+    def _row(self, index: int, target: Target, outcome: Fate, attempt: LmtpAttempt | None) -> QueuedRecipient:
         now_s = self._clock.wall_s()
         row = QueuedRecipient(
             number=index,
@@ -84,7 +85,10 @@ class Keeping:
                 return replace(row, state=RecipientState.UNKNOWN, node=outcome.node, last_reply=outcome.reason)
             case Failed():
                 return replace(row, last_reply=str(outcome.reply))
-            case Delivered() | HandedOff():
-                raise AssertionError("what is durable elsewhere is not queued")
+            case Retained():
+                state = RecipientState.QUARANTINED if outcome.quarantined else RecipientState.HELD
+                return replace(row, state=state, attempts=0, tried_s=0.0, reason=outcome.reason)
+            case Delivered() | HandedOff() | Discarded():
+                raise AssertionError("what is durable elsewhere, or thrown away, is not queued")
             case _:
                 assert_never(outcome)

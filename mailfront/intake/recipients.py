@@ -25,6 +25,7 @@ class Target:
     mailbox_key: MailboxKey
     node_user: NodeUser
     placement: Placement
+    classes: tuple[str, ...] = ()
 
 
 class RecipientDirectory(Protocol):
@@ -130,7 +131,7 @@ class Recipients:
         except Unavailable as error:
             self._alarms.raise_alarm("placement.undecided", f"{address}: {error}")
             return reply(451, "4.3.5", f"<{address}>: the home of this mailbox cannot be decided now, try again later")
-        return Target(address, options, record.key, node_user, placement)
+        return Target(address, options, record.key, node_user, placement, record.classes)
 
     def _node_user_of(self, record: DirectoryRecord, detail: str) -> NodeUser:
         mailbox = record.mailbox

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+from mailfront.filters.contract import Finding
 from mailfront.intake.recipients import Target
 from mailfront.intake.trace_header import client_message_id
 from mailfront.mail.address import Address
 from mailfront.mail.body import BodyRef
 from mailfront.mail.envelope import Envelope
-from mailfront.mail.outcome import Deferred, Delivered, Failed, HandedOff, Outcome, Unknown
+from mailfront.mail.outcome import Deferred, Delivered, Discarded, Failed, Fate, HandedOff, Retained, Unknown
 from mailfront.mail.reply import Reply
 from mailfront.observe import metrics
 from mailfront.observe.log import emit
@@ -26,6 +27,7 @@ class Stages:
     mail_s: float
     rcpt_s: float = 0.0
     data_end_s: float = 0.0
+    filtered_s: float = 0.0
     delivered_s: float = 0.0
     answered_s: float = 0.0
 
@@ -45,7 +47,7 @@ def report_message(
     envelope: Envelope,
     size_bytes: int,
     mailboxes: Sequence[Target],
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[Fate],
     replies: Sequence[Reply],
     stages: Stages,
     refused: Sequence[tuple[Address, Reply]],
@@ -53,6 +55,7 @@ def report_message(
     skipped_count: int,
     known_as: tuple[str, str],
     reason: str = "",
+    findings: Sequence[Finding] = (),
 ) -> None:
     """Write the `message` event and count it. `known_as`: see `identity`."""
     client, answer = envelope.client, replies[0]
@@ -60,7 +63,10 @@ def report_message(
     metrics.INTAKE_MESSAGES.inc(result)
     for outcome in outcomes:
         metrics.INTAKE_OUTCOMES.inc(_label(outcome))
-    delivery_s, commit_s = stages.delivered_s - stages.data_end_s, stages.answered_s - stages.delivered_s
+    delivery_s, commit_s = (
+        stages.delivered_s - (stages.filtered_s or stages.data_end_s),
+        stages.answered_s - stages.delivered_s,
+    )
     metrics.INTAKE_SECONDS.observe(stages.answered_s - stages.data_end_s, "answer")
     metrics.INTAKE_SECONDS.observe(stages.answered_s - stages.mail_s, "total")
     shown: list[dict[str, Any]] = []
@@ -86,7 +92,10 @@ def report_message(
         queued_count=sum(isinstance(outcome, Deferred | Unknown) for outcome in outcomes) if result == "queued" else 0,
         failed_count=sum(isinstance(outcome, Failed) for outcome in outcomes),
         handed_off_count=sum(isinstance(outcome, HandedOff) for outcome in outcomes),
+        quarantined_count=sum(isinstance(outcome, Retained) for outcome in outcomes),
         duplicates_skipped_count=skipped_count,
+        filters=[_finding(each) for each in findings] or None,
+        filter_ms=_ms(stages.filtered_s - stages.data_end_s) if stages.filtered_s else None,
         envelope_ms=_ms(stages.rcpt_s - stages.mail_s),
         data_ms=_ms(stages.data_end_s - stages.rcpt_s),
         delivery_ms=_ms(delivery_s),
@@ -95,9 +104,16 @@ def report_message(
     )
 
 
-def report_refused(envelope: Envelope, refused: Sequence[tuple[Address, Reply]], refused_count: int) -> None:
-    """Write the `message` event of a transaction that ended before its data, because recipients were refused."""
-    answer = refused[0][1]
+def report_refused(
+    envelope: Envelope,
+    refused: Sequence[tuple[Address, Reply]],
+    refused_count: int,
+    refusal: Reply | None = None,
+    findings: Sequence[Finding] = (),
+) -> None:
+    """Write the `message` event of a transaction that ended before its data, because recipients were refused; or
+    (`refusal`) MAIL was."""
+    answer = refused[0][1] if refusal is None else refusal
     emit(
         "message",
         id=envelope.id,
@@ -110,7 +126,8 @@ def report_refused(envelope: Envelope, refused: Sequence[tuple[Address, Reply]],
         recipients_count=refused_count,
         result=_result(answer),
         reply=str(answer),
-        reason="recipients refused",
+        reason="recipients refused" if refusal is None else "refused at MAIL",
+        filters=[_finding(each) for each in findings] or None,
     )
 
 
@@ -120,15 +137,15 @@ def _refused(address: Address, answer: Reply) -> dict[str, Any]:
 
 def _result(answer: Reply) -> str:
     if answer.is_positive:
-        return "delivered" if answer.text.endswith("delivered") else "queued"
+        return _ACCEPTED.get(answer.text.rpartition(" ")[2], "queued")
     return "rejected" if answer.is_permanent else "deferred"
 
 
-def _label(outcome: Outcome) -> str:
+def _label(outcome: Fate) -> str:
     return f"deferred_{outcome.blame.value}" if isinstance(outcome, Deferred) else _kind(outcome)
 
 
-def _kind(outcome: Outcome) -> str:
+def _kind(outcome: Fate) -> str:
     match outcome:
         case Delivered():
             return "delivered"
@@ -140,11 +157,15 @@ def _kind(outcome: Outcome) -> str:
             return "failed"
         case Unknown():
             return "unknown"
+        case Retained():
+            return "quarantined" if outcome.quarantined else "held"
+        case Discarded():
+            return "discarded"
         case _:
             assert_never(outcome)
 
 
-def _shown(outcome: Outcome) -> dict[str, Any]:
+def _shown(outcome: Fate) -> dict[str, Any]:
     """What the line says of one mailbox."""
     kind = _kind(outcome)
     match outcome:
@@ -152,10 +173,32 @@ def _shown(outcome: Outcome) -> dict[str, Any]:
             return {"node": home, "outcome": f"{kind} to {holder}"}
         case Unknown(node, reason):
             return {"node": node, "outcome": kind, "reply": reason}
+        case Retained(reason) | Discarded(reason):
+            return {"outcome": kind, "reply": reason}
         case Delivered() | Deferred() | Failed():
             return {"node": outcome.node, "outcome": kind, "reply": str(outcome.reply)}
         case _:
             assert_never(outcome)
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    """What the line says of one filter."""
+    verdict = finding.verdict
+    shown: dict[str, Any] = {
+        "filter": finding.filter,
+        "stage": finding.stage.value,
+        "verdict": verdict.action.value,
+        "ms": _ms(finding.took_s),
+        "score": verdict.score,
+        "reason": verdict.reason or None,
+        "error": finding.error or None,
+        "edits_count": len(verdict.edits) or None,
+        "shadow": finding.shadow or None,
+    }
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+_ACCEPTED = {"delivered": "delivered", "accepted": "discarded"}
 
 
 def _ms(seconds: float) -> float:

@@ -63,8 +63,12 @@ def with_trace(body: BodyRef, header: bytes, lines: bytes) -> BodyRef:
     """The message as it travels on: our lines, then the message without foreign `Mailfront-*` lines."""
     if b"mailfront-" not in header.lower():
         return PrefixedBody(lines, body)
-    cleaned = _MAILFRONT_FIELD.sub(b"", header)
-    return PrefixedBody(lines + cleaned, RestOfBody(body, len(header)))
+    return PrefixedBody(lines + without_our_fields(header), RestOfBody(body, len(header)))
+
+
+def without_our_fields(header: bytes) -> bytes:
+    """A header without the `Mailfront-*` fields that came from outside."""
+    return _MAILFRONT_FIELD.sub(b"", header) if b"mailfront-" in header.lower() else header
 
 
 def _date(wall_s: float) -> str:

@@ -17,18 +17,20 @@ from mailfront.base.errors import Unavailable
 from mailfront.base.ids import MessageId, new_message_id
 from mailfront.base.tasks import spawn
 from mailfront.delivery.transaction import LmtpAttempt
+from mailfront.filters.contract import Finding, Mail, Recipient
 from mailfront.intake.fanout import Fanout, FanoutResult
+from mailfront.intake.filtering import Screened, Screening, bound_to, mailbox_fates
 from mailfront.intake.fold import Decision, fold
 from mailfront.intake.kept import Keeping
 from mailfront.intake.recipients import Recipients, Target
 from mailfront.intake.remembered import Mailbox, RememberedTable, body_sha256
 from mailfront.intake.report import MOST_RECIPIENTS_SHOWN, Stages, identity, report_message, report_refused
-from mailfront.intake.trace_header import message_header, received_count, trace_lines, with_trace
+from mailfront.intake.trace_header import message_header, received_count, trace_lines, with_trace, without_our_fields
 from mailfront.mail.address import Address
-from mailfront.mail.body import BodyRef
+from mailfront.mail.body import BodyRef, PrefixedBody
 from mailfront.mail.envelope import Envelope, RecipientOptions
 from mailfront.mail.names import NodeId, NodeUser
-from mailfront.mail.outcome import Delivered, HandedOff, Outcome
+from mailfront.mail.outcome import Delivered, Fate, HandedOff
 from mailfront.mail.reply import Reply, reply
 from mailfront.mail.request import MailRequest
 from mailfront.observe import metrics
@@ -38,6 +40,9 @@ from mailfront.queue.port import QueuePort
 log = get("intake")
 
 _NO_QUEUE = "our queue cannot keep mail now, try again later"
+_NO_RECIPIENT = "a further recipient cannot be looked up now, try again later"
+_ADDED = RecipientOptions(notify="NEVER")
+"""The sender named nobody whom a filter adds, so he is not told what becomes of that copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +65,7 @@ class Intake:
         keeping: Keeping,
         policy: IntakePolicy,
         clock: Clock,
+        screening: Screening | None = None,
     ) -> None:
         self.recipients = recipients
         self.fanout = fanout
@@ -67,18 +73,23 @@ class Intake:
         self.keeping = keeping
         self.policy = policy
         self.clock = clock
+        self.screening = screening
         self.remembered = RememberedTable()
 
-    def begin(self, request: MailRequest) -> "Transaction | Reply":
-        """Start a message. Returns the transaction; a refusal at MAIL would be a reply."""
-        return Transaction(self, request)
+    def begin(self, request: MailRequest, earlier: tuple[Finding, ...] = ()) -> "Transaction | Reply":
+        """Start a message. Returns the transaction; a refusal at MAIL would be a reply.
+
+        `earlier`: what filters found when the client connected.
+        """
+        return Transaction(self, request, earlier)
 
 
 class Transaction:
     """One message between MAIL and its reply. See the module for the order of calls."""
 
-    def __init__(self, intake: Intake, request: MailRequest) -> None:
+    def __init__(self, intake: Intake, request: MailRequest, earlier: tuple[Finding, ...] = ()) -> None:
         self._intake = intake
+        self._findings = earlier
         self._request = request
         self._arrived_s = intake.clock.wall_s()
         self._stages = Stages(mail_s=intake.clock.monotonic_s())
@@ -90,22 +101,59 @@ class Transaction:
         self._recipients: list[tuple[int, ...]] = []
         self._mailboxes: list[Target] = []
 
+    @property
+    def asks_at_mail(self) -> bool:
+        """Whether `mail` must be called: a filter wants to be asked at MAIL."""
+        screening = self._intake.screening
+        return screening is not None and screening.at_mail
+
+    async def mail(self) -> Reply | None:
+        """Ask the filters of stage `mail`. Returns the reply that refuses the message, or None."""
+        screening = self._intake.screening
+        assert screening is not None
+        refusal, findings = await screening.mail(self._mail_view())
+        self._findings += findings
+        if refusal is not None:
+            report_refused(self._envelope(self._request.client.protocol), [], 0, refusal, self._findings)
+        return refusal
+
     async def rcpt(self, address: Address, options: RecipientOptions) -> Reply:
         """Decide about one recipient. 2xx: it takes part. Cancellation is safe: the recipient then takes no part."""
         answer = await self._decide(address, options)
-        metrics.INTAKE_RECIPIENTS.inc(_COUNTED_AS.get(answer.enhanced, "other"))
+        if not isinstance(answer, Reply):
+            refusal = await self._filtered(address, answer)
+            if refusal is None:
+                self._take(answer)
+                metrics.INTAKE_RECIPIENTS.inc("accepted")
+                return _RCPT_OK
+            metrics.INTAKE_RECIPIENTS.inc("filtered")
+            answer = refusal
+        else:
+            metrics.INTAKE_RECIPIENTS.inc(_COUNTED_AS.get(answer.enhanced, "other"))
+        self._refused_count += 1
+        if len(self._refused) < MOST_RECIPIENTS_SHOWN:
+            self._refused.append((address, answer))
         return answer
 
-    async def _decide(self, address: Address, options: RecipientOptions) -> Reply:
+    async def _decide(self, address: Address, options: RecipientOptions) -> Target | Reply:
         answer = await self._intake.recipients.resolve(address, options)
         self._stages.rcpt_s = self._intake.clock.monotonic_s()
         if not isinstance(answer, Reply) and self._mailboxes and not self._may_fan_out(answer):
-            answer = reply(451, "4.5.3", f"<{address}>: {_NO_QUEUE}, or send this recipient alone")
-        if isinstance(answer, Reply):
-            self._refused_count += 1
-            if len(self._refused) < MOST_RECIPIENTS_SHOWN:
-                self._refused.append((address, answer))
-            return answer
+            return reply(451, "4.5.3", f"<{address}>: {_NO_QUEUE}, or send this recipient alone")
+        return answer
+
+    async def _filtered(self, address: Address, target: Target) -> Reply | None:
+        """Ask the filters of stage `rcpt`. Returns the reply that refuses the recipient, or None."""
+        screening = self._intake.screening
+        if screening is None or not screening.at_rcpt:
+            return None
+        recipient = Recipient(address=address, classes=target.classes)
+        refusal, findings = await screening.rcpt(self._mail_view(), recipient)
+        if refusal is None:
+            self._findings += bound_to(findings, len(self._targets))
+        return refusal
+
+    def _take(self, answer: Target) -> None:
         mailbox = (answer.placement.home, answer.node_user)
         index = self._mailbox_of.get(mailbox)
         if index is None:
@@ -113,7 +161,6 @@ class Transaction:
             self._mailboxes.append(answer)
         self._targets.append(answer)
         self._recipients.append((index,))
-        return _RCPT_OK
 
     def _may_fan_out(self, target: Target) -> bool:
         """A second node is only taken on while the queue could keep what one of them does not take."""
@@ -141,17 +188,25 @@ class Transaction:
         if received_count(header) > intake.policy.max_received:
             refusal = reply(554, "5.4.6", "too many Received lines: this message is in a loop")
             return self._refuse(envelope, body, refusal, per_recipient=per_recipient)
-        traced = with_trace(body, header, self._trace_lines(envelope))
+        screened, accepted_count = Screened(), len(self._targets)
+        if intake.screening is not None:
+            screened = await self._screen(intake.screening, envelope, header, body, deadline_s, per_recipient)
+            if screened.refusal is not None:
+                return self._refuse(envelope, body, screened.refusal, per_recipient=per_recipient)
+        traced = _traced(body, header, self._trace_lines(envelope), screened)
         homes = {target.placement.home for target in self._mailboxes}
         if len(homes) > 1 and not intake.queue.gate_is_open(traced.size_bytes):
             return self._refuse(envelope, body, reply(451, "4.3.0", _NO_QUEUE), per_recipient=per_recipient)
         sha256, known = self._known_deliveries(body)
-        wanted = [index for index in range(len(self._mailboxes)) if index not in known]
+        fates = mailbox_fates(self._recipients, screened.fates)
+        wanted = [index for index in range(len(self._mailboxes)) if index not in known and index not in fates]
         result = FanoutResult(outcomes=[])
         if wanted:
             result = await intake.fanout.run(envelope, traced, self._mailboxes, wanted, deadline_s)
         stages.delivered_s = intake.clock.monotonic_s()
-        outcomes = [known.get(index) or result.outcomes[index] for index in range(len(self._mailboxes))]
+        outcomes: list[Fate] = [
+            fates.get(index) or known.get(index) or result.outcomes[index] for index in range(len(self._mailboxes))
+        ]
         decision = fold(self.id, self._recipients, outcomes, per_recipient=per_recipient)
         replies = await self._keep(envelope, body, traced, outcomes, result, decision)
         self._forget_repeated(known, sha256, replies)
@@ -166,8 +221,45 @@ class Transaction:
             self._refused,
             skipped_count=len(known),
             known_as=identity(header, body),
+            findings=self._findings,
         )
-        return replies
+        return replies[:accepted_count] if per_recipient else replies
+
+    async def _screen(
+        self,
+        screening: Screening,
+        envelope: Envelope,
+        header: bytes,
+        body: BodyRef,
+        deadline_s: float,
+        per_recipient: bool,
+    ) -> Screened:
+        """Ask the filters about the whole message, and take in the recipients that they add."""
+        recipients = [Recipient(address=target.address, classes=target.classes) for target in self._targets]
+        screened = await screening.data(
+            envelope, header, body, recipients, self._findings, deadline_s=deadline_s, per_recipient=per_recipient
+        )
+        self._findings = screened.findings
+        for address in screened.added:
+            answer = await self._intake.recipients.resolve(address, _ADDED)
+            if isinstance(answer, Reply):
+                log.warning("a filter's recipient cannot be added", id=self.id, address=str(address), reply=str(answer))
+                if answer.is_transient:
+                    return Screened(findings=screened.findings, refusal=reply(451, "4.3.0", _NO_RECIPIENT))
+            else:
+                self._take(answer)
+        self._stages.filtered_s = self._stages.delivered_s = self._intake.clock.monotonic_s()
+        return screened
+
+    def _mail_view(self) -> Mail:
+        request = self._request
+        return Mail(
+            id=self.id,
+            client=request.client,
+            reverse_path=request.reverse_path,
+            size_bytes=request.size_bytes,
+            earlier=self._findings,
+        )
 
     def _refuse(self, envelope: Envelope, body: BodyRef, refusal: Reply, *, per_recipient: bool) -> tuple[Reply, ...]:
         """Answer without having tried anything."""
@@ -182,6 +274,7 @@ class Transaction:
             self._refused,
             skipped_count=0,
             known_as=identity(message_header(body), body),
+            findings=self._findings,
         )
         return (refusal,) * (len(self._recipients) if per_recipient else 1)
 
@@ -241,7 +334,7 @@ class Transaction:
         envelope: Envelope,
         body: BodyRef,
         traced: BodyRef,
-        outcomes: Sequence[Outcome],
+        outcomes: Sequence[Fate],
         result: FanoutResult,
         decision: Decision,
     ) -> tuple[Reply, ...]:
@@ -262,7 +355,7 @@ class Transaction:
         return decision.replies
 
     def _nothing_kept(
-        self, body: BodyRef, outcomes: Sequence[Outcome], result: FanoutResult, decision: Decision
+        self, body: BodyRef, outcomes: Sequence[Fate], result: FanoutResult, decision: Decision
     ) -> tuple[Reply, ...]:
         """The queue could not commit: say 451 for what depends on it, and remember what was delivered all the same."""
         no_queue = reply(451, "4.3.0", _NO_QUEUE)
@@ -282,7 +375,7 @@ class Transaction:
             spawn(self._remember_later(attempt, indexes, sha256), name=f"remember {self.id}")
         return replies
 
-    def _remember(self, outcomes: Mapping[int, Outcome], sha256: str) -> None:
+    def _remember(self, outcomes: Mapping[int, Fate], sha256: str) -> None:
         now_s = self._intake.clock.wall_s()
         for index, outcome in outcomes.items():
             if isinstance(outcome, Delivered | HandedOff):
@@ -303,13 +396,20 @@ class Transaction:
         await self._intake.queue.settle(self.id, dict(zip(indexes, outcomes, strict=True)))
 
 
+def _traced(body: BodyRef, header: bytes, lines: bytes, screened: Screened) -> BodyRef:
+    """The message as it travels on: our own lines in front, and the filters' edits made."""
+    edited = screened.edited
+    if edited is None:
+        return with_trace(body, header, lines)
+    return PrefixedBody(edited.top + lines + without_our_fields(edited.header), edited.rest)
+
+
 def _mailbox(target: Target) -> Mailbox:
     return target.mailbox_key, target.node_user
 
 
 _RCPT_OK = reply(250, "2.1.5", "recipient ok")
 _COUNTED_AS = {
-    "2.1.5": "accepted",
     "5.1.1": "unknown",
     "5.7.1": "relay_denied",
     "5.2.1": "suspended",

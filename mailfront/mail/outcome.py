@@ -64,3 +64,22 @@ class Unknown:
 
 
 Outcome = Delivered | HandedOff | Deferred | Failed | Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """A filter's word: it is kept in our queue until a person decides. Nobody has tried to deliver it."""
+
+    reason: str
+    quarantined: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """A filter's word: accepted, and thrown away."""
+
+    reason: str
+
+
+Fate = Outcome | Retained | Discarded
+"""What became of one mailbox's copy at intake: an outcome, or what filters decided instead of a delivery."""

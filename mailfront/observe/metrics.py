@@ -20,7 +20,10 @@ from mailfront.observe.meters import FROM_CONFIGURATION, Counter, Gauge, Histogr
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _SERVICES = ("lmtp", "imap", "pop3", "sieve", "handoff")
-_OUTCOMES = ("delivered", "deferred_node", "deferred_mailbox", "failed", "unknown", "handed_off")
+_OUTCOMES = (
+    "delivered", "deferred_node", "deferred_mailbox", "failed", "unknown", "handed_off", "held", "quarantined",
+    "discarded",
+)  # fmt: skip
 
 # net, edge
 EDGE_CONNECTIONS = Counter(
@@ -38,6 +41,7 @@ EDGE_REJECTIONS = Counter(
     reason=(
         "syntax", "sequence", "bad_commands", "line_length", "message_size", "recipients", "bare_newline", "timeout",
         "slow_upload", "body_disk", "tls_residue", "proxy_header", "internal", "draining",
+        "filters",
     ),
 )  # fmt: skip
 EDGE_RECEIVED_BYTES = Counter("mailfront_edge_received_bytes_total", "Bytes of message bodies received.")
@@ -103,14 +107,14 @@ LOGINS_HELD = Gauge("mailfront_sessions_logins_held_count", "Logins that wait fo
 INTAKE_MESSAGES = Counter(
     "mailfront_intake_messages_total",
     "Messages by their reply.",
-    result=("delivered", "queued", "rejected", "deferred"),
+    result=("delivered", "queued", "discarded", "rejected", "deferred"),
 )
 INTAKE_RECIPIENTS = Counter(
     "mailfront_intake_recipients_total",
     "RCPT commands by their reply; `unserved` is 4.3.5: a forward, a group, or no home that can be decided.",
     result=(
         "accepted", "unknown", "relay_denied", "suspended", "over_quota", "directory_unavailable", "gate_shut",
-        "unserved", "other",
+        "unserved", "filtered", "other",
     ),
 )  # fmt: skip
 INTAKE_OUTCOMES = Counter(
@@ -122,6 +126,31 @@ INTAKE_SECONDS = Histogram(
     "Time from end of data (answer) and from MAIL (total) to the reply.",
     _SECONDS,
     stage=("answer", "total"),
+)
+
+# filters
+_FILTER_SECONDS = (
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0,
+)  # fmt: skip
+FILTERS_VERDICTS = Counter(
+    "mailfront_filters_verdicts_total",
+    "What filters said; `error`: nothing, and the filter's on_error applied.",
+    filter=FROM_CONFIGURATION,
+    verdict=("continue", "discard", "hold", "quarantine", "tempfail", "reject", "error"),
+)
+FILTERS_SECONDS = Histogram(
+    "mailfront_filters_answer_seconds",
+    "Time until a filter answered, waiting for its turn included.",
+    _FILTER_SECONDS,
+    filter=FROM_CONFIGURATION,
+)
+FILTERS_BREAKER_OPEN = Gauge(
+    "mailfront_filters_breaker_open_count",
+    "Processes in which this host of a filter is not called because it does not answer.",
+    "livesum",
+    filter=FROM_CONFIGURATION,
+    host=FROM_CONFIGURATION,
 )
 
 # directory

@@ -14,8 +14,10 @@ import pytest
 import uvloop
 
 from mailfront.base.ids import MessageId, new_message_id
+from mailfront.edge.port import Screening
 from mailfront.edge.server import EdgeServer
 from mailfront.edge.settings import LimitsSettings
+from mailfront.filters.contract import Finding
 from mailfront.mail.address import Address
 from mailfront.mail.body import BodyRef
 from mailfront.mail.envelope import RecipientOptions
@@ -76,18 +78,24 @@ class FakeIntake:
     at_mail: Reply | None = None
     before_reply: Callable[[], Any] | None = None
     rcpt_gate: asyncio.Event | None = None
+    screening: Screening | None = None
 
-    def begin(self, request: MailRequest) -> "FakeTransaction | Reply":
+    def begin(self, request: MailRequest, earlier: tuple[Finding, ...] = ()) -> "FakeTransaction | Reply":
         self.begun += 1
         return self.at_mail or FakeTransaction(self, request)
 
 
 class FakeTransaction:
+    asks_at_mail = False
+
     def __init__(self, intake: FakeIntake, request: MailRequest) -> None:
         self.id: MessageId = new_message_id(1_700_000_000.0)
         self._intake = intake
         self._request = request
         self._recipients: list[tuple[Address, RecipientOptions]] = []
+
+    async def mail(self) -> Reply | None:
+        raise AssertionError("it did not ask for this")
 
     async def rcpt(self, address: Address, options: RecipientOptions) -> Reply:
         if self._intake.rcpt_gate is not None:

@@ -63,7 +63,7 @@ class MailfrontServer:
         directory: Slapd | Mapping[str, object] | Sequence[Mapping[str, object]],
         *,
         listen: Sequence[Mapping[str, object]] | None = None,
-        settings: Mapping[str, Mapping[str, object]] | None = None,
+        settings: Mapping[str, object] | None = None,
         tls: CertificateFiles | None = None,
         name: str = "mailfront",
         python: Path = Path(sys.executable),

@@ -96,7 +96,6 @@ def test_all_mistakes_are_told_at_once_with_their_places() -> None:
 @pytest.mark.parametrize(
     ("addition", "where"),
     [
-        ('[[filter]]\nname = "x"\n', "filter"),
         ("[directory.groups]\n", "directory.groups"),
     ],
 )

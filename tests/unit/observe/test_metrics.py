@@ -44,8 +44,8 @@ def test_names_follow_the_house_rule() -> None:
         prefix, package, *rest = name.split("_")
         assert prefix == "mailfront"
         assert package in {
-            "net", "edge", "sessions", "intake", "directory", "delivery", "cluster", "store", "queue", "transfer",
-            "observe", "app",
+            "net", "edge", "sessions", "intake", "filters", "directory", "delivery", "cluster", "store", "queue",
+            "transfer", "observe", "app",
         }  # fmt: skip
         assert rest[-1] in {"total", "count", "seconds", "bytes"}, name
         assert meter.help_text.endswith("."), name

@@ -1,0 +1,62 @@
+"""What a process gives its filters, what it tells about them, and what the keeper makes of that.
+
+A breaker that opens or closes is logged, counted in a gauge, and told to the keeper, whose `health` shows it.
+"""
+
+from mailfront.app.keeper_news import KeeperNews
+from mailfront.base.clock import Clock
+from mailfront.config.model import Configuration
+from mailfront.filters.breaker import Breaker
+from mailfront.filters.chain import Surroundings
+from mailfront.observe import metrics
+from mailfront.observe.health import HealthTable, State
+from mailfront.observe.log import get
+
+log = get("filters")
+
+
+def filter_surroundings(config: Configuration, clock: Clock, news: KeeperNews) -> Surroundings:
+    """The surroundings of a worker's filters."""
+
+    def breaker_changed(name: str, breaker: Breaker) -> None:
+        metrics.FILTERS_BREAKER_OPEN.set(not breaker.is_closed, name, breaker.name)
+        if breaker.is_closed:
+            log.info("a scanner answers again", filter=name, host=breaker.name)
+        else:
+            log.warning("a scanner does not answer", filter=name, host=breaker.name, reason=breaker.reason)
+        payload = {"filter": name, "host": breaker.name, "is_open": not breaker.is_closed, "reason": breaker.reason}
+        news.tell("filter_breaker", f"{name} {breaker.name} {breaker.is_closed}", payload)
+
+    return Surroundings(
+        hostname=config.server.hostname,
+        clock=clock,
+        local_domains=frozenset(config.domains.local),
+        breaker_changed=breaker_changed,
+    )
+
+
+class FilterHealth:
+    """The conditions `filter.NAME` in the keeper's table: which scanners are not called, as the workers say."""
+
+    def __init__(self, health: HealthTable) -> None:
+        self._health = health
+        self._open: dict[tuple[str, str, str], str] = {}
+
+    def note(self, worker: str, name: str, host: str, reason: str | None) -> None:
+        """A worker's breaker opened (`reason`: why), or closed (None)."""
+        if reason is None:
+            self._open.pop((name, host, worker), None)
+        else:
+            self._open[name, host, worker] = reason
+        self._show(name)
+
+    def forget(self, worker: str) -> None:
+        """A worker is gone, and its breakers with it."""
+        for key in [key for key in self._open if key[2] == worker]:
+            del self._open[key]
+            self._show(key[0])
+
+    def _show(self, name: str) -> None:
+        hosts = {host: reason for (filter_name, host, _), reason in self._open.items() if filter_name == name}
+        text = "; ".join(f"{host} is not called: {reason}" for host, reason in sorted(hosts.items()))
+        self._health.set(f"filter.{name}", State.DEGRADED if hosts else State.OK, text)

@@ -1,0 +1,189 @@
+"""What the filter chain means for one message: refuse it, keep parts of it back, change it.
+
+Order of calls per message: `mail` at MAIL, `rcpt` at each RCPT that the directory has accepted, `data` after end of
+data and before any delivery. Each says at once, or lets itself be awaited, what the chain found; the findings of the
+earlier stages take part in the ruling on the message.
+
+Nothing is kept or delivered here, and nothing here survives a crash: the client was not told 250.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mailfront.filters.arbitration import Ruling, arbitrate, one_reply
+from mailfront.filters.chain import Chain, DeadlinePassed
+from mailfront.filters.contract import Connection, EarlyTalk, Finding, Mail, Message, Rcpt, Recipient, Stage
+from mailfront.filters.edits import Edited, added_recipients, apply, changes_content
+from mailfront.filters.headers import Headers
+from mailfront.mail.address import Address
+from mailfront.mail.body import BodyRef
+from mailfront.mail.client import ClientInfo
+from mailfront.mail.envelope import Envelope
+from mailfront.mail.outcome import Blame, Deferred, Discarded, Failed, Fate, Retained
+from mailfront.mail.reply import Reply, reply
+from mailfront.mail.verdict import Action
+from mailfront.observe.log import get
+
+log = get("filters")
+
+_NOT_DONE = reply(451, "4.3.0", "the message could not be checked in time, try again later")
+_ANYBODY = Address("postmaster", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screened:
+    """What filters made of one message.
+
+    `refusal`: the one reply for everybody, or None. `fates[i]`: what becomes of RCPT i instead of a delivery, None: it
+    is delivered. `edited`: the message as it goes on, None: as it came. `added`: recipients that filters want besides.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    refusal: Reply | None = None
+    fates: tuple[Fate | None, ...] = ()
+    edited: Edited | None = None
+    added: tuple[Address, ...] = ()
+
+
+class Screening:
+    """Asks the chain for intake. One object per worker; intake has none if no filter is configured."""
+
+    def __init__(self, chain: Chain, hostname: str) -> None:
+        self.chain = chain
+        self._hostname = hostname
+        self.at_connect = chain.has(Stage.CONNECT)
+        self.at_mail = chain.has(Stage.MAIL)
+        self.at_rcpt = chain.has(Stage.RCPT)
+        self._at_data = chain.has(Stage.DATA)
+
+    async def connect(self, client: ClientInfo, early: EarlyTalk) -> tuple[Reply | None, tuple[Finding, ...]]:
+        """Ask before the greeting. Returns the refusal to say instead of it, and the findings for the messages."""
+        return await self._refusal(Stage.CONNECT, Connection(client=client, early=early))
+
+    async def mail(self, mail: Mail) -> tuple[Reply | None, tuple[Finding, ...]]:
+        """Ask at MAIL."""
+        return await self._refusal(Stage.MAIL, mail)
+
+    async def rcpt(self, mail: Mail, recipient: Recipient) -> tuple[Reply | None, tuple[Finding, ...]]:
+        """Ask about one recipient that the directory has accepted."""
+        return await self._refusal(Stage.RCPT, Rcpt(mail=mail, recipient=recipient, earlier=mail.earlier))
+
+    async def _refusal(self, stage: Stage, view: Connection | Mail | Rcpt) -> tuple[Reply | None, tuple[Finding, ...]]:
+        asked = self.chain.ask(stage, view)
+        findings = await asked if inspect.isawaitable(asked) else asked
+        ruling = arbitrate(findings, (_ANYBODY,))[0]
+        return _reply_of(ruling), findings
+
+    async def data(
+        self,
+        envelope: Envelope,
+        header: bytes,
+        body: BodyRef,
+        recipients: Sequence[Recipient],
+        earlier: tuple[Finding, ...],
+        *,
+        deadline_s: float,
+        per_recipient: bool,
+    ) -> Screened:
+        """Ask about the whole message. `header` is the header of `body`; `deadline_s` is by the loop's clock."""
+        findings: tuple[Finding, ...] = ()
+        headers = Headers(header)
+        if self._at_data:
+            message = Message(
+                id=envelope.id,
+                client=envelope.client,
+                reverse_path=envelope.reverse_path,
+                recipients=tuple(recipients),
+                header_bytes=header,
+                body=body,
+                arrived_s=envelope.arrived_s,
+                hostname=self._hostname,
+                smtputf8=envelope.smtputf8,
+                earlier=earlier,
+                cache={"headers": headers},
+            )
+            try:
+                asked = self.chain.ask(Stage.DATA, message, deadline_s)
+                findings = await asked if inspect.isawaitable(asked) else asked
+            except DeadlinePassed as error:
+                log.warning("filters were not done by the deadline", id=envelope.id, filters=str(error))
+                return Screened(findings=earlier, refusal=_NOT_DONE)
+        return _screened(earlier + findings, recipients, headers, body, per_recipient=per_recipient)
+
+
+def bound_to(findings: Sequence[Finding], index: int) -> tuple[Finding, ...]:
+    """Findings of stage `rcpt` that say something, as findings about the recipient with that index."""
+    return tuple(
+        replace(each, binds=frozenset({index}))
+        for each in findings
+        if each.error or each.verdict.reason or each.verdict.edits or each.verdict.action is not Action.CONTINUE
+    )
+
+
+def mailbox_fates(recipients: Sequence[Sequence[int]], fates: Sequence[Fate | None]) -> dict[int, Fate]:
+    """What becomes of mailboxes instead of a delivery. `recipients[i]` are the mailboxes that RCPT i led to.
+
+    RCPTs that share a mailbox share the mildest of their fates. RCPTs without a fate, such as added ones, are
+    delivered.
+    """
+    found: dict[int, Fate | None] = {}
+    for number, indexes in enumerate(recipients):
+        fate = fates[number] if number < len(fates) else None
+        for index in indexes:
+            found[index] = min(found[index], fate, key=_harshness) if index in found else fate
+    return {index: fate for index, fate in found.items() if fate is not None}
+
+
+def _harshness(fate: Fate | None) -> int:
+    return 0 if fate is None else _MILDEST_FIRST.index(type(fate))
+
+
+_MILDEST_FIRST = (Discarded, Retained, Deferred, Failed)
+
+
+def _screened(
+    findings: tuple[Finding, ...],
+    recipients: Sequence[Recipient],
+    headers: Headers,
+    body: BodyRef,
+    *,
+    per_recipient: bool,
+) -> Screened:
+    rulings = arbitrate(findings, [each.address for each in recipients])
+    if not per_recipient:
+        rulings = one_reply(rulings)
+    refusals = [_reply_of(ruling) for ruling in rulings]
+    if not per_recipient and refusals[0] is not None:
+        return Screened(findings=findings, refusal=refusals[0])
+    edits = max((ruling.edits for ruling in rulings), key=len)
+    return Screened(
+        findings=findings,
+        fates=tuple(_fate(ruling, refusal) for ruling, refusal in zip(rulings, refusals, strict=True)),
+        edited=apply(edits, headers, body) if edits and changes_content(edits) else None,
+        added=added_recipients(edits),
+    )
+
+
+def _reply_of(ruling: Ruling) -> Reply | None:
+    """What the client hears if the ruling refuses."""
+    if ruling.by is None or ruling.action not in (Action.REJECT, Action.TEMPFAIL):
+        return None
+    verdict = ruling.by.verdict
+    return reply(verdict.code, verdict.enhanced, verdict.text)
+
+
+def _fate(ruling: Ruling, refusal: Reply | None) -> Fate | None:
+    match ruling.action:
+        case Action.CONTINUE:
+            return None
+        case Action.DISCARD:
+            return Discarded(ruling.reason)
+        case Action.HOLD | Action.QUARANTINE:
+            return Retained(ruling.reason, quarantined=ruling.action is Action.QUARANTINE)
+        case Action.TEMPFAIL:
+            assert refusal is not None
+            return Deferred(Blame.MAILBOX, refusal, None)
+        case Action.REJECT:
+            assert refusal is not None
+            return Failed(refusal, None)
