@@ -3,6 +3,7 @@
 import click
 
 from mailfront import __version__
+from mailfront.cli.completion import completion
 from mailfront.cli.config import config
 from mailfront.cli.conventions import Root
 from mailfront.cli.demo import demo
@@ -27,7 +28,7 @@ def cli() -> None:
     """The front end of a mail cluster: mail in on SMTP, looked up in the directory, delivered to its storage node."""
 
 
-for each in (run, demo, config, queue, trace, node, ring, session, user, directory, health):
+for each in (run, demo, config, queue, trace, node, ring, session, user, directory, health, completion):
     cli.add_command(each)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from mailfront.cli.completion import node_ids
 from mailfront.cli.conventions import Noun, ask, json_option, reason_option
 from mailfront.cli.output import line, show_json, table
 
@@ -43,7 +44,7 @@ def _change(verb: str, id_: str, reason: str, as_json: bool) -> None:
 
 
 @node.command()
-@click.argument("id_", metavar="NODE")
+@click.argument("id_", metavar="NODE", shell_complete=node_ids)
 @reason_option
 @json_option
 def drain(id_: str, reason: str, as_json: bool) -> None:
@@ -52,7 +53,7 @@ def drain(id_: str, reason: str, as_json: bool) -> None:
 
 
 @node.command()
-@click.argument("id_", metavar="NODE")
+@click.argument("id_", metavar="NODE", shell_complete=node_ids)
 @reason_option
 @json_option
 def maintenance(id_: str, reason: str, as_json: bool) -> None:
@@ -61,7 +62,7 @@ def maintenance(id_: str, reason: str, as_json: bool) -> None:
 
 
 @node.command()
-@click.argument("id_", metavar="NODE")
+@click.argument("id_", metavar="NODE", shell_complete=node_ids)
 @reason_option
 @json_option
 def activate(id_: str, reason: str, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from mailfront.cli.completion import message_ids
 from mailfront.cli.conventions import EXIT_FAILED, Noun, json_option
 from mailfront.cli.output import age, aside, bar, facts, line, moment, on_terminal, show_json, sparkline, table
 from mailfront.cli.queue_changes import CHANGES
@@ -80,7 +81,7 @@ def _list_row(row: dict[str, Any]) -> tuple[object, ...]:
 
 
 @queue.command()
-@click.argument("id_", metavar="ID")
+@click.argument("id_", metavar="ID", shell_complete=message_ids)
 @click.option("--headers", "part", flag_value="headers", help="The message's header too.")
 @click.option("--body", "part", flag_value="body", help="The whole message too, up to its first MiB.")
 @json_option

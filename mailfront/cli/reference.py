@@ -20,38 +20,50 @@ This page is made from the program; edit the commands, not the page.
 `/etc/mailfront/mailfront.toml` is read. Every verb that reads has `--json`; without it there are tables on a terminal
 and tab-separated lines elsewhere. Nothing is asked where there is no terminal.
 
-| exit code | meaning |
-|---|---|
-| 0 | done |
-| 1 | failed: an unknown id or address, a check that found something |
-| 2 | usage or configuration: no selector, a bad state, mistakes in the file |
-| 75 | try later: the server is not running, the database or the directory is away |
-
-While the server is down, `queue list`, `queue show`, `queue stats` and `queue check` read the database themselves and
-say so on standard error; `config check` and `config show --file` need no server; every other verb exits with 75.
+{exit_codes}
+While the server is down, `queue list`, `queue show`, `queue stats`, `queue check` and `queue export` read the database
+themselves and say so on standard error; `config check` and `config show --file` need no server; every other verb exits
+with 75.
 Changes are kept in the audit with the caller's uid and the `--reason`.
 """
-_SHARED = ("config", "help")
+SHARED_OPTIONS = ("config", "help")
+EXIT_CODES = (
+    ("0", "done"),
+    ("1", "failed: an unknown id or address, a check that found something"),
+    ("2", "usage or configuration: no selector, a bad state, mistakes in the file"),
+    ("75", "try later: the server is not running, the database or the directory is away"),
+)
 
 
 def render() -> str:
     """The whole page, in Markdown."""
     context = cli.make_context("mailfront", [], resilient_parsing=True)
-    return _HEAD + "".join(f"\n{block}" for block in _blocks(cli, context))
+    rows = ("| exit code | meaning |", "|---|---|", *(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES), "")
+    head = _HEAD.replace("{exit_codes}", "\n".join(rows))
+    return head + "".join(
+        f"\n{block}" for command, inner in commands(cli, context) for block in _blocks(command, inner)
+    )
+
+
+def commands(command: click.Command, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+    """All commands at the ends of the lines, each with its context."""
+    if not isinstance(command, click.Group):
+        yield command, context
+        return
+    for name in command.list_commands(context):
+        inner = command.get_command(context, name)
+        assert inner is not None
+        yield from commands(inner, inner.make_context(name, [], parent=context, resilient_parsing=True))
 
 
 def _blocks(command: click.Command, context: click.Context) -> Iterator[str]:
-    if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            inner = command.get_command(context, name)
-            assert inner is not None
-            yield from _blocks(inner, inner.make_context(name, [], parent=context, resilient_parsing=True))
-        return
     pieces = [piece for parameter in command.params for piece in parameter.get_usage_pieces(context)]
     yield f"## `{' '.join([context.command_path, *dict.fromkeys(pieces)])}`\n"
     yield f"{inspect.cleandoc(command.help or '')}\n"
     options = [
-        each for each in command.params if isinstance(each, click.Option) and each.name not in _SHARED and each.help
+        each
+        for each in command.params
+        if isinstance(each, click.Option) and each.name not in SHARED_OPTIONS and each.help
     ]
     if options:
         yield "".join(_option(each, context) for each in options)

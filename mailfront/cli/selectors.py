@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from mailfront.cli.completion import message_ids, node_ids
+
 STATES = ("due", "active", "deferred", "held", "quarantined", "unknown", "handed-off")
 
 
@@ -19,11 +21,13 @@ def _seconds(_ctx: click.Context, _parameter: click.Parameter, value: str | None
 
 
 _OPTIONS = (
-    click.option("--id", "ids", multiple=True, metavar="ID", help="Message id; may be repeated."),
+    click.option("--id", "ids", multiple=True, metavar="ID", shell_complete=message_ids,
+                 help="Message id; may be repeated."),
     click.option("--sender", "senders", multiple=True, metavar="ADDRESS",
                  help="Sender, @domain, or <> for the null sender."),
     click.option("--recipient", "recipients", multiple=True, metavar="ADDRESS", help="Recipient or @domain."),
-    click.option("--node", "nodes", multiple=True, metavar="NODE", help="Home of the mailbox, or where it was tried."),
+    click.option("--node", "nodes", multiple=True, metavar="NODE", shell_complete=node_ids,
+                 help="Home of the mailbox, or where it was tried."),
     click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="State of the row."),
     click.option("--older", "older_s", callback=_seconds, metavar="TIME", help="Arrived longer ago, such as 2h."),
 )  # fmt: skip

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from mailfront.cli.completion import message_ids
 from mailfront.cli.conventions import Verb, ask, json_option
 from mailfront.cli.output import line, moment, show_json, table
 
@@ -11,7 +12,7 @@ _COMMON = ("time", "event", "process", "id")
 
 
 @click.command(cls=Verb)
-@click.argument("wanted", metavar="ID|ADDRESS")
+@click.argument("wanted", metavar="ID|ADDRESS", shell_complete=message_ids)
 @json_option
 def trace(wanted: str, as_json: bool) -> None:
     """What became of a message, or of all messages of an address: events and queue in one timeline.

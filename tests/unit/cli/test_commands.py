@@ -8,12 +8,13 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from mailfront.cli import conventions, reference
+from mailfront.cli import conventions, manual, reference
 from mailfront.cli.main import cli
 from mailfront.cli.selectors import STATES
 from mailfront.queue.rows import SHOWN_STATES
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
+MANUAL = Path(__file__).parents[3] / "deploy" / "man" / "mailfront.1"
 VERBS = {
     "run": None,
     "demo": None,
@@ -29,6 +30,7 @@ VERBS = {
     "user": {"where", "kick"},
     "directory": {"lookup"},
     "health": None,
+    "completion": None,
 }  # fmt: skip
 
 
@@ -44,6 +46,20 @@ def test_the_verbs_are_those_of_this_version() -> None:
 def test_the_page_is_up_to_date() -> None:
     """Run `python -m mailfront.cli.reference > docs/reference/cli.md` if this fails."""
     assert PAGE.read_text() == reference.render()
+
+
+def test_the_manual_page_is_up_to_date_and_sound() -> None:
+    """Run `python -m mailfront.cli.manual > deploy/man/mailfront.1` if this fails; groff finds nothing wrong in it."""
+    assert MANUAL.read_text() == manual.render()
+    checked = subprocess.run(
+        ["groff", "-man", "-ww", "-z", "-Tutf8", str(MANUAL)], capture_output=True, text=True, timeout=60.0, check=True
+    )
+    assert checked.stderr == ""
+    shown = subprocess.run(
+        ["groff", "-man", "-Tascii", "-P-c", "-P-b", "-P-u", str(MANUAL)], capture_output=True, text=True, timeout=60.0
+    ).stdout
+    assert "queue redirect" in shown
+    assert "75" in shown
 
 
 def test_the_states_are_those_of_the_queue() -> None:
