@@ -2,7 +2,8 @@
 
 | every | what |
 |---|---|
-| 30 s | renew the leases of this process, lapse those that nobody renews, give up and warn (`queue.lifetimes`) |
+| 30 s | renew the leases of this process, lapse those that nobody renews |
+| 30 s, or a tenth of the shorter time | give up and warn (`queue.lifetimes`) |
 | 60 s | index and remove event files |
 | 10 min | sweep orphans and tombstones |
 
@@ -22,6 +23,7 @@ from mailfront.queue.queue import Queue
 from mailfront.store.writer import Store
 
 LEASES_EVERY_S = 30.0
+LIFETIMES_EVERY_S = 30.0
 EVENTS_EVERY_S = 60.0
 SWEEP_EVERY_S = 600.0
 
@@ -53,6 +55,7 @@ class Housekeeping:
         """Keep house until cancelled."""
         await asyncio.gather(
             self._every(LEASES_EVERY_S, self._leases),
+            self._every(_lifetimes_every_s(self._config), self._look_for_late_mail),
             self._every(EVENTS_EVERY_S, self._events),
             self._every(SWEEP_EVERY_S, self._sweep),
         )
@@ -73,6 +76,8 @@ class Housekeeping:
         if lapsed := await self._queue.lapse():
             emit("queue_lapsed", rows_count=lapsed)
             self._wake()
+
+    async def _look_for_late_mail(self) -> None:
         for page in (self._lifetimes.expire, self._lifetimes.warn):
             while await page():
                 self._wake()
@@ -86,3 +91,8 @@ class Housekeeping:
             emit("queue_swept", rows_count=swept)
         await self._handoffs.sweep()
         await self._store.reclaim()
+
+
+def _lifetimes_every_s(config: Configuration) -> float:
+    shortest_s = min(config.queue.lifetime, config.queue.warn_after)
+    return min(LIFETIMES_EVERY_S, max(1.0, shortest_s / 10))

@@ -71,6 +71,8 @@ def disagreements(sections: Sections) -> Iterator[str]:
         yield from filter_problems(sections.filter)
         if sections.intake is not None:
             yield from _filter_times(sections.filter, sections.intake)
+    if sections.queue is not None:
+        yield from _queue(sections.queue)
     if sections.route:
         yield from _routes(sections.route, sections)
 
@@ -94,6 +96,11 @@ def _listeners(listeners: tuple[ListenSettings, ...], *, tls_is_there: bool) -> 
         for listener in listeners:
             if listener.tls != "off":
                 yield f'listen: {listener.address} has tls = "{listener.tls}", which needs a certificate; add [tls]'
+
+
+def _queue(queue: QueueSettings) -> Iterator[str]:
+    if queue.warn_networks and queue.warn_after >= queue.lifetime:
+        yield "queue.warn_after: is not shorter than queue.lifetime; nobody of queue.warn_networks would be warned"
 
 
 def _routes(routes: tuple[RouteSettings, ...], sections: Sections) -> Iterator[str]:

@@ -16,9 +16,9 @@ class QueueSettings(Settings):
     """Where queued messages are: `"state"` is the database of `server.state`. No other place in this version."""
     retry: tuple[DurationS, ...] = Field(default=(60.0, 300.0, 900.0, 3600.0, 10800.0), min_length=1, strict=False)
     """Waits between attempts; the last one repeats. Each is moved by up to a fifth at random."""
-    lifetime: DurationS = Field(default=5 * 86400.0, ge=60)
+    lifetime: DurationS = Field(default=5 * 86400.0, ge=1)
     """A recipient that could not be delivered for this long is given up, and the sender is told."""
-    warn_after: DurationS = Field(default=4 * 3600.0, ge=60)
+    warn_after: DurationS = Field(default=4 * 3600.0, ge=1)
     """After this long a sender is told that a message is late, if he may be (`warn_networks`). Mail that is handed off
     for longer raises an alarm."""
     warn_networks: Networks = ()

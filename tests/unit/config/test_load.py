@@ -199,3 +199,11 @@ def test_the_server_is_found_while_the_rest_is_being_edited(tmp_path: Path) -> N
     with pytest.raises(ConfigError) as caught:
         load_server(path)
     assert caught.value.problems == ("server.worker: no such setting; did you mean workers?",)
+
+
+def test_a_warning_comes_before_the_end() -> None:
+    """Whoever asks for warnings gets them: `warn_after` must be shorter than `lifetime`."""
+    late = '[queue]\nlifetime = "1h"\nwarn_after = "1h"\n'
+    assert parse(GOOD + late, PATH).queue.lifetime == 3600.0
+    (line,) = problems(GOOD + late + 'warn_networks = ["10.0.0.0/8"]\n')
+    assert "queue.warn_after: is not shorter than queue.lifetime" in line

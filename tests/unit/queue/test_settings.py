@@ -27,7 +27,7 @@ def test_from_a_file() -> None:
         {"retry": []},
         {"retry": ["0s"]},
         {"retry": [60]},
-        {"lifetime": "1s"},
+        {"lifetime": "0s"},
         {"store": "elsewhere"},
         {"double_bounce": "postmaster"},
     ],

@@ -1,0 +1,153 @@
+"""What becomes of mail that waits too long, by the clock: one warning, then the end, and who hears of it."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mailfront.base.clock import ManualClock
+from mailfront.mail.body import MemoryBody
+from mailfront.mail.envelope import RecipientOptions
+from mailfront.mail.next_hop import RESOLVE
+from mailfront.mail.outcome import Blame, Deferred, Unknown
+from mailfront.mail.reply import reply
+from mailfront.queue.lifetimes import Lifetimes
+from mailfront.queue.queue import Queue
+from mailfront.queue.rows import QueuedMessage, QueuedRecipient, RecipientState
+from mailfront.store import recipient_rows
+from tests.support.queue_rows import (
+    HOPS,
+    NOTICES,
+    RETRY_S,
+    A,
+    FakeHomes,
+    message_id,
+    open_store,
+    queued_message,
+    queued_recipient,
+)
+
+WARN_S, LIFETIME_S = 14_400.0, 432_000.0
+ALLOWED, STRANGER = "192.0.2.7", "198.51.100.7"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def queue(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Queue]:
+    store = open_store(tmp_path, clock)
+    policy = replace(NOTICES, double_bounce="bounces@example.edu")
+    yield Queue(
+        store, FakeHomes(pins=HOPS), retry_s=RETRY_S, alarm=lambda name, text: None, notices=policy, chance=lambda: 0.5
+    )
+    await store.close()
+
+
+async def put(
+    queue: Queue, *, client_ip: str = ALLOWED, notify: str | None = None, sender: str | None = "s@out.example"
+) -> None:
+    """One message with one recipient at a node that is away."""
+    message = replace(queued_message(1, queue.store.clock.wall_s()), client_ip=client_ip, reverse_path=sender)
+    row = replace(
+        queued_recipient(0, "ana", 0), last_reply="451 4.4.1 a is away", options=RecipientOptions(notify=notify)
+    )
+    await queue.accept(message, MemoryBody(b"Subject: x\r\n\r\nhello\r\n"), [row])
+
+
+async def look(queue: Queue) -> list[tuple[QueuedMessage, str, bytes]]:
+    """What the clock does now; returns the notices that came of it: message, reader, bytes."""
+    lifetimes = Lifetimes(queue)
+    for page in (lifetimes.expire, lifetimes.warn):
+        while await page():
+            pass
+    return [
+        (each.message, each.recipients[0].address, b"".join(queue.body(each.message).pieces()))
+        for each in await queue.claim(RESOLVE, limit=10, owner="me")
+    ]
+
+
+async def rows(queue: Queue) -> list[QueuedRecipient]:
+    """The rows of the message."""
+    found = await queue.store.read(lambda connection: recipient_rows.recipient_rows(connection, message_id(1)))
+    return [recipient_rows.recipient_from_row(row) for row in found]
+
+
+async def test_one_warning_then_the_end(queue: Queue, clock: ManualClock) -> None:
+    """Nothing before `warn_after`; then one `delayed` and never a second; at the end of the lifetime one `failed`."""
+    await put(queue)
+    clock.advance(WARN_S - 1)
+    assert await look(queue) == []
+    clock.advance(2)
+    ((message, reader, warning),) = await look(queue)
+    assert (message.reverse_path, reader) == (None, "s@out.example")
+    assert b"Action: delayed\r\n" in warning
+    assert b"Will-Retry-Until: " in warning
+    clock.advance(LIFETIME_S / 2)
+    assert await look(queue) == []
+    assert [row.state for row in await rows(queue)] == [RecipientState.WAITING]
+    clock.advance(LIFETIME_S / 2)
+    ((_, _, failure),) = await look(queue)
+    assert b"Action: failed\r\nStatus: 4.4.7\r\n" in failure
+    assert b"a is away" in failure
+    assert await rows(queue) == []
+    assert await look(queue) == []
+
+
+@pytest.mark.parametrize(
+    ("client_ip", "notify", "sender", "warned", "failed"),
+    [
+        (STRANGER, None, "s@out.example", 0, "s@out.example"),
+        ("", None, "s@out.example", 0, "s@out.example"),
+        (ALLOWED, "FAILURE", "s@out.example", 0, "s@out.example"),
+        (ALLOWED, "DELAY", "s@out.example", 1, None),
+        (ALLOWED, "NEVER", "s@out.example", 0, None),
+        (ALLOWED, None, None, 0, "bounces@example.edu"),
+    ],
+)
+async def test_who_is_told(
+    queue: Queue, clock: ManualClock, client_ip: str, notify: str | None, sender: str | None, warned: int, failed: str
+) -> None:
+    """Warnings only to senders behind listed clients who want them; the end to whoever did not decline it, and of a
+    message without a sender to `double_bounce`."""
+    await put(queue, client_ip=client_ip, notify=notify, sender=sender)
+    clock.advance(WARN_S + 1)
+    assert len(await look(queue)) == warned
+    clock.advance(LIFETIME_S)
+    assert [reader for _, reader, _ in await look(queue)] == ([] if failed is None else [failed])
+    assert await rows(queue) == []
+
+
+async def test_what_is_held_waits_for_a_person(queue: Queue, clock: ManualClock) -> None:
+    """Neither warned about nor given up, however long."""
+    await put(queue)
+    held = {"state": RecipientState.HELD.value}
+    await queue.store.write(lambda c: recipient_rows.change_recipients(c, message_id(1), [0], held))
+    clock.advance(LIFETIME_S + 1)
+    assert await look(queue) == []
+    assert len(await rows(queue)) == 1
+
+
+async def test_a_lost_answer_is_given_up_as_doubtful(queue: Queue, clock: ManualClock) -> None:
+    """A row of unknown outcome ends like others, and its sender reads that it may have arrived."""
+    await put(queue)
+    await queue.claim(A, limit=1, owner="me")
+    await queue.settle(message_id(1), {0: Unknown(A, "no answer")})
+    clock.advance(LIFETIME_S + 1)
+    ((_, _, failure),) = await look(queue)
+    assert b"Action: failed" in failure
+    assert await rows(queue) == []
+
+
+async def test_the_last_attempt_may_be_the_end(queue: Queue, clock: ManualClock) -> None:
+    """An attempt that is deferred after the lifetime ends the row itself, with the server's word."""
+    await put(queue)
+    await queue.claim(A, limit=1, owner="me")
+    clock.advance(LIFETIME_S + 1)
+    full = Deferred(Blame.MAILBOX, reply(452, "4.2.2", "mailbox full"), A)
+    await queue.settle(message_id(1), {0: full})
+    ((_, _, failure),) = await look(queue)
+    assert b"Status: 4.2.2\r\n" in failure
