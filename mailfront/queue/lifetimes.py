@@ -37,7 +37,7 @@ class Lifetimes:
                 rows = _tried_rows(connection, changes, message_id)
                 # Told while the message still counts as queued; what stays (active, held) is expired from now on.
                 if rows:
-                    ended = [results.expired(row, row.last_reply) for row in rows]
+                    ended = [results.expired(row, row.last_reply, row.blame) for row in rows]
                     changes.tell_about(connection, queue.notices, message_id, ended, now_s)
                     recipient_rows.delete_recipients(connection, message_id, [row.number for row in rows])
                 if not message_rows.finish_if_empty(connection, message_id, now_s):

@@ -18,7 +18,7 @@ from typing import Any, assert_never
 
 from mailfront.base.printable import printable
 from mailfront.mail.next_hop import RELAY
-from mailfront.mail.outcome import Deferred, Delivered, Failed, HandedOff, Outcome, Unknown
+from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, HandedOff, Outcome, Unknown
 from mailfront.queue.dsn import NoticeKind, notify_wants
 from mailfront.queue.notices import Ended
 from mailfront.queue.rows import QueuedRecipient, RecipientState
@@ -52,10 +52,12 @@ def refused(row: QueuedRecipient, answer: str) -> Ended:
     return Ended(row=row, kind=NoticeKind.FAILED, status=status, diagnostic=text)
 
 
-def expired(row: QueuedRecipient, answer: str, status: str = "") -> Ended:
-    """What the sender hears of a recipient that could not be reached in its lifetime; `answer`: the last reply."""
+def expired(row: QueuedRecipient, answer: str, blame: str) -> Ended:
+    """What the sender hears of a recipient that could not be reached in its lifetime; `answer`: the last reply. What
+    the mailbox said of itself (it is full) tells him more than that the time is over."""
     maybe = row.state is RecipientState.UNKNOWN
-    status = status if status.startswith("4.") else "4.4.7"
+    match = STATUS.search(answer) if blame == Blame.MAILBOX.value else None
+    status = match[0] if match is not None and match[0][0] == "4" else "4.4.7"
     return Ended(row=row, kind=NoticeKind.FAILED, status=status, diagnostic=answer, maybe_delivered=maybe)
 
 
@@ -76,7 +78,7 @@ def result_of(
             text = printable(str(answer), REPLY_CHARS)
             values = {"blame": blame.value, "last_reply": text, "node": None, **_NO_LEASE}
             if now_s >= expires_s:
-                return RowResult(None, expired(row, text, answer.enhanced))
+                return RowResult(None, expired(row, text, blame.value))
             return RowResult({"state": RecipientState.WAITING.value, "next_attempt_s": next_s, **values})
         case Failed(reply=answer):
             return RowResult(None, refused(row, str(answer)))

@@ -162,10 +162,21 @@ class PostfixSender:
     ) -> None:
         self.stop()
 
-    def inject(self, message: bytes, *, sender: str, recipients: Sequence[str], options: Sequence[str] = ()) -> None:
-        """Hand a message (CRLF line ends) to Postfix, which queues it and sends it on. `options` belong to MAIL."""
+    def inject(
+        self,
+        message: bytes,
+        *,
+        sender: str,
+        recipients: Sequence[str],
+        options: Sequence[str] = (),
+        wishes: Sequence[str] = (),
+    ) -> None:
+        """Hand a message (CRLF line ends) to Postfix, which queues it and sends it on. `options` belong to MAIL,
+        `wishes` to each RCPT."""
         with smtplib.SMTP(self.host, self.port, timeout=20) as client:
-            refused = client.sendmail(sender, list(recipients), message, mail_options=list(options))
+            refused = client.sendmail(
+                sender, list(recipients), message, mail_options=list(options), rcpt_options=list(wishes)
+            )
         if refused:
             raise RuntimeError(f"Postfix refused {refused}")
 

@@ -117,5 +117,12 @@ def test_result_of_an_earlier_attempt_counts_for_nothing() -> None:
 
 def test_a_row_of_unknown_outcome_may_have_arrived() -> None:
     """Who is told that a message was given up hears also that nobody knows for sure."""
-    assert expired(replace(_ROW, state=RecipientState.UNKNOWN), "lost").maybe_delivered
-    assert not expired(_ROW, "451 4.4.1 away").maybe_delivered
+    assert expired(replace(_ROW, state=RecipientState.UNKNOWN), "lost", "node").maybe_delivered
+    assert not expired(_ROW, "451 4.4.1 away", "node").maybe_delivered
+
+
+def test_the_end_says_what_the_mailbox_said_of_itself() -> None:
+    """A full mailbox is told as such; what kept a server from being reached is only the time that ran out."""
+    assert expired(_ROW, "452 4.2.2 mailbox full", "mailbox").status == "4.2.2"
+    assert expired(_ROW, "450 not now", "mailbox").status == "4.4.7"
+    assert expired(_ROW, "451 4.4.1 away", "node").status == "4.4.7"
