@@ -1,8 +1,13 @@
-"""The queue against a model that is a dictionary: any order of calls, restarts included."""
+"""The queue against a model that is a dictionary: any order of calls and of administrators' verbs, restarts included.
+
+No order loses a message: each accepted recipient is in the queue, or ended once: delivered, told of by a notice, or
+deleted by a verb that the audit counts.
+"""
 
 import asyncio
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,17 +19,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mailfront.base.clock import ManualClock
 from mailfront.mail.body import MemoryBody
-from mailfront.mail.names import MailboxKey, NodeId
-from mailfront.mail.next_hop import RESOLVE
+from mailfront.mail.names import MailboxKey, NodeId, NodeUser
+from mailfront.mail.next_hop import NEXT_HOP_BUCKET, RESOLVE
 from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, Outcome, Unknown
 from mailfront.mail.reply import reply
 from mailfront.queue.lifetimes import Lifetimes
 from mailfront.queue.operations import Order, QueueOperations, Verb
 from mailfront.queue.queue import Queue
-from mailfront.queue.rows import RecipientState
+from mailfront.queue.rows import Claimed, RecipientState
 from mailfront.queue.views import QueueViews
+from mailfront.store.audit_rows import latest_audits
 from mailfront.store.queue_queries import Selector
 from tests.support.queue_rows import (
+    HOPS,
     NOTICES,
     RETRY_S,
     A,
@@ -38,7 +45,12 @@ from tests.support.queue_rows import (
 
 T = TypeVar("T")
 
-_MAPS = (FakeHomes(), FakeHomes(nodes=(B, A)), FakeHomes(pins={(n, MailboxKey(f"u{n}")): B for n in range(0, 6, 2)}))
+_MAPS = (
+    FakeHomes(pins=HOPS),
+    FakeHomes(nodes=(B, A), pins=HOPS),
+    FakeHomes(pins={**HOPS, **{(n, MailboxKey(f"u{n}")): B for n in range(0, 6, 2)}}),
+)
+_TARGETS = ("new@example.edu", "u1@example.edu")
 _LEASE_S, _LIFETIME_S = 900.0, 20_000.0
 _NOTICES = replace(NOTICES, lifetime_s=1e9)
 
@@ -53,6 +65,7 @@ class _Row:
     next_s: float
     attempts: int
     expires_s: float
+    address: str
     node: NodeId | None = None
     owner: str | None = None
     until_s: float = 0.0
@@ -73,6 +86,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.accepted_s: dict[int, float] = {}
         self.expired: set[int] = set()
         self.notices_count = 0
+        self.fates: dict[tuple[int, int], str] = {}
+        self.changed: Counter[Verb] = Counter()
         self.lifetimes: Lifetimes
         self.reports: list[tuple[int, dict[int, Outcome], dict[int, int]]] = []
         self._open()
@@ -117,7 +132,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.run_async(self.queue.accept(message, MemoryBody(b"x" * number), recipients))
         for row in recipients:
             self.rows[number, row.number] = _Row(
-                row.mailbox_key, row.bucket, "waiting", row.next_attempt_s, 1, message.expires_s
+                row.mailbox_key, row.bucket, "waiting", row.next_attempt_s, 1, message.expires_s, row.address
             )
 
     @precondition(lambda self: self._resendable())
@@ -131,9 +146,61 @@ class QueueMachine(RuleBasedStateMachine):
     def _resendable(self) -> list[int]:
         return [number for number, at_s in self.accepted_s.items() if self.now_s - at_s < 3600.0]
 
+    def _end(self, key: tuple[int, int], fate: str) -> None:
+        """A recipient leaves the queue; nobody does so twice."""
+        assert key not in self.fates
+        self.fates[key] = fate
+        del self.rows[key]
+
     @rule(node=st.sampled_from([A, B]), limit=st.integers(1, 4), data=st.data())
     def claim(self, node: NodeId, limit: int, data: st.DataObject) -> None:
-        due = {
+        due = self._due_at(node)
+        claimed = self.run_async(self.queue.claim(node, limit=limit, owner="me"))
+        found = {(int(one.message.id), row.number) for one in claimed for row in one.recipients}
+        assert found <= due
+        assert bool(found) == bool(due), f"due {due}, claimed {found}"
+        messages = len({number for number, _ in due})
+        assert len(claimed) >= min(limit, messages)
+        for one in claimed:
+            self._begun(one, node)
+            self._settle(int(one.message.id), [row.number for row in one.recipients], data)
+
+    @rule(data=st.data())
+    def look_up(self, data: st.DataObject) -> None:
+        """What is to be looked up: notices, which arrive at once, and redirected rows, which find a home or fail."""
+        due = self._due_at(RESOLVE)
+        claimed = self.run_async(self.queue.claim(RESOLVE, limit=50, owner="me"))
+        own = {message_id(number) for number in self.accepted_s}
+        found = {
+            (int(one.message.id), row.number) for one in claimed for row in one.recipients if one.message.id in own
+        }
+        assert found == due
+        for one in claimed:
+            numbers = [row.number for row in one.recipients]
+            if one.message.id not in own:
+                delivered = Delivered(RESOLVE, reply(250, "2.0.0", "ok"))
+                self.run_async(self.queue.settle(one.message.id, dict.fromkeys(numbers, delivered)))
+                self.notices_count -= 1
+                continue
+            self._begun(one, RESOLVE)
+            if data.draw(st.booleans()):
+                for row in one.recipients:
+                    self._find_home(int(one.message.id), row.number, row.attempts)
+            else:
+                self._settle(int(one.message.id), numbers, data)
+
+    def _find_home(self, number: int, at: int, attempt: int) -> None:
+        key, bucket = MailboxKey("new"), 7
+        self.run_async(
+            self.queue.redirect_row(
+                message_id(number), at, attempt, mailbox_key=key, bucket=bucket, node_user=NodeUser("new")
+            )
+        )
+        row = self.rows[number, at]
+        row.key, row.bucket, row.state, row.node, row.next_s = key, bucket, "waiting", None, self.now_s
+
+    def _due_at(self, node: NodeId) -> set[tuple[int, int]]:
+        return {
             key
             for key, row in self.rows.items()
             if row.next_s <= self.now_s
@@ -142,22 +209,16 @@ class QueueMachine(RuleBasedStateMachine):
                 or (row.state == "waiting" and self.homes.home_of(row.key, row.bucket) == node)
             )
         }
-        claimed = self.run_async(self.queue.claim(node, limit=limit, owner="me"))
-        found = {(int(one.message.id), row.number) for one in claimed for row in one.recipients}
-        assert found <= due
-        assert bool(found) == bool(due), f"due {due}, claimed {found}"
-        messages = len({number for number, _ in due})
-        assert len(claimed) >= min(limit, messages)
-        for one in claimed:
-            number = int(one.message.id)
-            assert b"".join(self.queue.body(one.message).pieces()) == b"x" * number
-            for row in one.recipients:
-                model = self.rows[number, row.number]
-                assert one.was_unknown == (model.state == "unknown")
-                model.state, model.node, model.owner = "active", node, "me"
-                model.attempts, model.until_s = model.attempts + 1, self.now_s + _LEASE_S
-                assert row.attempts == model.attempts
-            self._settle(number, [row.number for row in one.recipients], data)
+
+    def _begun(self, one: Claimed, node: NodeId) -> None:
+        number = int(one.message.id)
+        assert b"".join(self.queue.body(one.message).pieces()) == b"x" * number
+        for row in one.recipients:
+            model = self.rows[number, row.number]
+            assert one.was_unknown == (model.state == "unknown")
+            model.state, model.node, model.owner = "active", node, "me"
+            model.attempts, model.until_s = model.attempts + 1, self.now_s + _LEASE_S
+            assert row.attempts == model.attempts
 
     def _settle(self, number: int, numbers: list[int], data: st.DataObject) -> None:
         """Some attempts end now, others stay under way."""
@@ -190,7 +251,7 @@ class QueueMachine(RuleBasedStateMachine):
             if row is None:
                 continue
             if isinstance(outcome, Delivered):
-                del self.rows[number, at]
+                self._end((number, at), "delivered")
                 continue
             if row.state != "active" or row.attempts != attempts[at]:
                 continue
@@ -201,12 +262,12 @@ class QueueMachine(RuleBasedStateMachine):
             elif isinstance(outcome, Deferred):
                 row.node = None
                 if self.now_s >= row.expires_s:
-                    del self.rows[number, at]
+                    self._end((number, at), "told")
                     told = True
                 else:
                     row.state, row.next_s = "waiting", next_s
             else:
-                del self.rows[number, at]
+                self._end((number, at), "told")
                 told = True
         self.notices_count += told
 
@@ -243,7 +304,7 @@ class QueueMachine(RuleBasedStateMachine):
         gone = [key for key, row in self.rows.items() if key[0] in over and row.state in ("waiting", "unknown")]
         self.notices_count += len({number for number, _ in gone})
         for key in gone:
-            del self.rows[key]
+            self._end(key, "told")
         self.expired |= before
 
     @rule()
@@ -265,29 +326,50 @@ class QueueMachine(RuleBasedStateMachine):
         if not self.rows:
             return
         number = data.draw(st.sampled_from(sorted({number for number, _ in self.rows})))
-        order = Order(verb=verb, selector=Selector(ids=(message_id(number),)), uid=0)
-        self.run_async(QueueOperations(self.queue, self.views).run(order))
-        bounced = False
-        for key, row in list(self.rows.items()):
-            if key[0] != number or row.state == "active":
-                continue
-            bounced = bounced or verb is Verb.BOUNCE
-            if verb in (Verb.DELETE, Verb.BOUNCE):
-                del self.rows[key]
-            elif verb is Verb.HOLD:
+        to = data.draw(st.sampled_from(_TARGETS)) if verb is Verb.REDIRECT else ""
+        order = Order(verb=verb, selector=Selector(ids=(message_id(number),)), uid=0, to=to)
+        done = self.run_async(QueueOperations(self.queue, self.views).run(order))
+        changed_count, bounced = 0, False
+        for key, row in sorted(self.rows.items()):
+            if key[0] == number and self._apply(order, key, row):
+                changed_count += 1
+                bounced = bounced or verb is Verb.BOUNCE
+        self.notices_count += bounced
+        self.changed[verb] += changed_count
+        assert done.changed_count == changed_count
+        assert done.matched_count == done.changed_count + done.skipped_count
+
+    def _apply(self, order: Order, key: tuple[int, int], row: _Row) -> bool:
+        """Do to the model what the verb does to a row. Returns whether it applies."""
+        is_held = row.state == "held"
+        match order.verb:
+            case _ if row.state == "active":
+                return False
+            case Verb.DELETE | Verb.BOUNCE:
+                self._end(key, "told" if order.verb is Verb.BOUNCE else "deleted")
+            case Verb.HOLD:
                 row.state = "held"
-            elif (verb is Verb.RETRY) == (row.state != "held"):
+                return not is_held
+            case Verb.REDIRECT:
+                if any(other.address == order.to for (of, _), other in self.rows.items() if of == key[0]):
+                    return False
+                row.address, row.key, row.bucket = order.to, MailboxKey(RESOLVE), NEXT_HOP_BUCKET
+                row.state, row.node, row.next_s = "waiting", None, self.now_s
+            case Verb.RETRY | Verb.RELEASE:
+                if (order.verb is Verb.RELEASE) != is_held:
+                    return False
                 row.state = "unknown" if row.node is not None else "waiting"
                 row.next_s = self.now_s
-        self.notices_count += bounced
+        return True
 
     @invariant()
     def rows_are_as_the_model_says(self) -> None:
         page = self.run_async(self.views.list_rows(Selector(), limit=1000))
+        own = {message_id(number) for number in self.accepted_s}
         found = {
             (int(row.id), row.number): (row.state, row.node, row.attempts, row.next_attempt_s)
             for row in page.rows
-            if row.home != RESOLVE
+            if row.id in own
         }
         # Nobody whose mail was given up hears nothing, or hears it twice.
         assert len(page.rows) - len(found) == self.notices_count
@@ -297,6 +379,15 @@ class QueueMachine(RuleBasedStateMachine):
             assert (state, node, attempts) == (model.state, model.node, model.attempts), key
             if state in (RecipientState.WAITING.value, RecipientState.UNKNOWN.value):
                 assert next_s == model.next_s, key
+
+    @invariant()
+    def the_audit_counts_what_the_verbs_did(self) -> None:
+        audits = self.run_async(self.store.read(lambda connection: latest_audits(connection, 1000)))
+        counted: Counter[Verb] = Counter()
+        for row in audits:
+            counted[Verb(row.verb.removeprefix("queue "))] += row.rows_count
+        assert +counted == +self.changed
+        assert counted[Verb.DELETE] == sum(fate == "deleted" for fate in self.fates.values())
 
     @invariant()
     def what_is_due_is_never_overlooked(self) -> None:
