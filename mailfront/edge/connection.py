@@ -1,31 +1,27 @@
-"""One client's connection, below the mail commands: aiosmtpd's command loop with everything around it replaced.
+"""One client's connection, below the mail commands: the loop that reads a line, splits it and calls its command.
 
-Kept from aiosmtpd: the loop that reads a line, splits and dispatches it (`SMTP._handle_client`), `Session`, and the
-plain commands. Replaced, because each was measured or read to be unfit for a front end:
+What holds here:
 
-- the constructor (introspection, DNS, shared tables): tables belong to the class here;
-- reader, writer and `push`: one corked stream (`mailfront.edge.stream`), timers per phase, 421 instead of silence;
-- `eof_received` and `connection_lost`: they cancel nothing. The loop ends at its next read; what a message commits
-  is never cut off by its client;
-- `handle_exception`: our own trouble is 451 with an id, and no Python text reaches a client;
-- STARTTLS: by `loop.start_tls`, with a check for bytes sent too early and completely new state.
+- tables belong to the class, and a connection makes few objects;
+- one corked stream (`mailfront.edge.stream`): timers per phase, 421 instead of silence;
+- `eof_received` and `connection_lost` cancel nothing. The loop ends at its next read; what a message commits is never
+  cut off by its client;
+- our own trouble is 451 with an id, and no Python text reaches a client;
+- STARTTLS by `loop.start_tls`, with a check for bytes sent too early and completely new state.
 
-The loop ends by `DialogueEnded`; whoever wants to end it with a reply raises `Farewell` or calls `leave`.
+A command is a method that takes its argument (None: there was none) and returns None, or what is to be awaited. The
+loop ends by `DialogueEnded`; whoever wants to end it with a reply raises `Farewell` or calls `leave`.
 """
 
 import asyncio
-import logging
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, ClassVar, cast
-
-from aiosmtpd.smtp import SMTP, Session
 
 from mailfront.base.ids import new_message_id
 from mailfront.base.printable import printable
 from mailfront.base.tasks import spawn
-from mailfront.edge.engine import AnyCommand, MethodTable, wire, with_enhanced_code
 from mailfront.edge.listener import EdgeListener
 from mailfront.edge.stream import DialogueEnded, DialogueStream, Farewell
 from mailfront.filters.contract import Finding
@@ -35,8 +31,6 @@ from mailfront.net.networks import canonical_ip, is_listed
 from mailfront.observe import log as observe_log
 from mailfront.observe import metrics
 
-# aiosmtpd logs every command and reply at INFO.
-logging.getLogger("mail.log").setLevel(logging.WARNING)
 log = observe_log.get("edge")
 
 ABORT_S = 10.0
@@ -52,37 +46,23 @@ _TRY_LATER = reply(421, "4.7.0", "too many connections, try again later")
 _RESIDUE = reply(503, "5.5.1", "nothing may follow STARTTLS before TLS, closing the connection")
 
 
-class EdgeConnection(SMTP):
+class EdgeConnection(asyncio.Protocol):
     """See the module. `proxied` is (client ip, client port, peer ip) if a PROXY header spoke for the client."""
 
     commands: ClassVar[Mapping[str, str]] = {}
+    """Each command and the method that serves it."""
     greeting_name: ClassVar[str] = "ESMTP"
-
-    # What aiosmtpd's constructor would set, and its loop reads.
-    command_size_limit = 1 << 20
-    command_size_limits = AnyCommand()  # type: ignore[assignment]
-    _smtp_methods: Any = MethodTable()
-    enable_SMTPUTF8 = True
-    require_starttls = None
-    session: Session | None
-    envelope = None
-    _proxy_timeout = None
-    _enforce_call_limit = False
-    _tls_handshake_okay = True
-    _tls_protocol = None
-    _auth_required = False
-    _handle_hooks: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
-    _closed = None
 
     def __init__(self, listener: EdgeListener, proxied: tuple[str, int, str] | None = None) -> None:
         self.listener = listener
         self.loop = listener.loop
         self.hostname = listener.hostname
-        self.__ident__ = self.greeting_name
-        self.transport = None
-        self.session = None
+        self.transport: asyncio.BaseTransport | None = None
         self.stream = DialogueStream(listener.loop, listener.limits, refuse_bare=not listener.normalize_newlines)
-        self._reader = self._writer = self.stream  # type: ignore[assignment]
+        self.helo = ""
+        """What the client called itself; '' before HELO."""
+        self.is_extended = False
+        """Whether it said EHLO or LHLO."""
         self._proxied = proxied
         self.peer_ip = self.ip = ""
         self.port = 0
@@ -93,7 +73,6 @@ class EdgeConnection(SMTP):
         self.is_busy = False
         self._is_handshaking = False
         self._admitted_ip: str | None = None
-        self._farewell: Farewell | None = None
         self._started_s = listener.loop.time()
         self.end = self.reason = ""
         self.last_reply: Reply | None = None
@@ -115,7 +94,6 @@ class EdgeConnection(SMTP):
         ssl_object = transport.get_extra_info("ssl_object")
         if ssl_object is not None:
             self.tls = _tls_text(ssl_object)
-        self.session = Session(self.loop)
         refusal = listener.admission.admit(self.ip)
         if refusal is not None:
             self._refuse(_TRY_LATER, f"limit of {refusal.limit} connections", refusal.limit_name.value)
@@ -174,7 +152,10 @@ class EdgeConnection(SMTP):
             # A trusted peer is about to say who its client is.
             if not self.is_trusted:
                 await self.screen()
-            await self._handle_client()
+            self.early_count += self.stream.has_input
+            self.stream.write(f"220 {self.hostname} {self.greeting_name}\r\n".encode())
+            while True:
+                await self._serve()
         except DialogueEnded:
             pass
         finally:
@@ -199,6 +180,26 @@ class EdgeConnection(SMTP):
             metrics.EDGE_REJECTIONS.inc("filters")
             self.rejected_count += 1
             self.leave(Reply(code, refusal.enhanced, refusal.lines), end="refused", reason="")
+
+    async def _serve(self) -> None:
+        """Serve commands until one fails. Raises DialogueEnded."""
+        stream, commands = self.stream, self.commands
+        try:
+            while True:
+                line = (await stream.command_line()).rstrip(b"\r\n")
+                name, _, argument = line.partition(b" ")
+                method = commands.get(name.upper().decode("latin-1"), "unknown_command")
+                waiting: Awaitable[None] | None = getattr(self, method)(
+                    argument.strip().decode("utf-8", "surrogateescape") if argument else None
+                )
+                if waiting is not None:
+                    await waiting
+        except DialogueEnded:
+            raise
+        except Farewell as farewell:
+            self.leave(farewell.answer, end=farewell.end, reason=farewell.reason)
+        except Exception as error:
+            self._say_trouble(error)
 
     def _finished(self) -> None:
         listener, stream = self.listener, self.stream
@@ -241,24 +242,10 @@ class EdgeConnection(SMTP):
         )
 
     @property
-    def helo(self) -> str:
-        """What the client called itself; '' before HELO."""
-        assert self.session is not None
-        return self.session.host_name or ""
-
-    @property
     def protocol(self) -> str:
         """SMTP, ESMTP or LMTP, with S over TLS."""
-        assert self.session is not None
-        name = self.greeting_name if self.session.extended_smtp else "SMTP"
+        name = self.greeting_name if self.is_extended else "SMTP"
         return name + "S" if self.tls else name
-
-    def _reset_timeout(self, duration: float | None = None) -> None:
-        """aiosmtpd's one timer is not used: the stream has its own."""
-
-    def _set_post_data_state(self) -> None:
-        """aiosmtpd resets here at HELO, RSET and the like."""
-        self.drop_transaction()
 
     def drop_transaction(self) -> None:
         """End the message that is under way, if any."""
@@ -269,20 +256,11 @@ class EdgeConnection(SMTP):
         """Whether a message is under way."""
         raise NotImplementedError
 
-    async def push(self, status: Any) -> None:
-        """Send a reply of aiosmtpd's own commands and loop."""
-        line = with_enhanced_code(status)
-        if line[:3] == b"220":
-            self.early_count += self.stream.has_input
-        self.say(line)
-        if self._farewell is not None:
-            self.leave(self._farewell.answer, end=self._farewell.end, reason=self._farewell.reason, is_said=True)
-
     def say(self, answer: Reply | bytes) -> None:
         """Send a reply, corked. Ends the dialogue when there were too many bad ones."""
-        line = answer if isinstance(answer, bytes) else wire(answer)
+        line = answer if isinstance(answer, bytes) else answer.wire()
         self.stream.write(line)
-        if line[0] > 51 and self._farewell is None:
+        if line[0] > 51:
             self._count_error(line)
 
     def _count_error(self, line: bytes) -> None:
@@ -302,29 +280,24 @@ class EdgeConnection(SMTP):
         if self.idle_commands_count > self.listener.limits.idle_commands:
             self.leave(_TOO_MANY_IDLE, end="limit", reason="bad_commands")
 
-    def leave(self, answer: Reply, *, end: str, reason: str = "", is_said: bool = False) -> None:
+    def leave(self, answer: Reply, *, end: str, reason: str = "") -> None:
         """Say the last reply and end the dialogue: always raises DialogueEnded."""
         self.end, self.reason, self.last_reply = end, reason, answer
         if reason:
             metrics.EDGE_REJECTIONS.inc(reason)
-        if not is_said:
-            self.stream.write(answer.wire())
+        self.stream.write(answer.wire())
         raise DialogueEnded
 
-    async def handle_exception(self, error: Exception) -> str:
-        """What the loop says when a command raised: a farewell's own words, else 451 and nothing about the cause."""
-        if isinstance(error, Farewell):
-            self._farewell = error
-            return str(error.answer)
+    def _say_trouble(self, error: Exception) -> None:
+        """A command raised: say that it is our trouble, and nothing about the cause."""
         trouble_id = new_message_id(time.time())
         log.error("a command failed", id=trouble_id, client_ip=self.ip, stage=self.stage, exc_info=error)
         if self.stage == "data":
             # In the middle of a message nobody knows where the next command begins.
             answer = reply(421, "4.3.0", f"{trouble_id} internal trouble, try again later")
-            self._farewell = Farewell(answer, end="failed", reason="internal")
-            return str(answer)
+            self.leave(answer, end="failed", reason="internal")
         metrics.EDGE_REJECTIONS.inc("internal")
-        return str(reply(451, "4.3.0", f"{trouble_id} internal trouble, try again later"))
+        self.say(reply(451, "4.3.0", f"{trouble_id} internal trouble, try again later"))
 
     # Leaving.
 
@@ -347,7 +320,7 @@ class EdgeConnection(SMTP):
 
     # TLS.
 
-    async def smtp_STARTTLS(self, arg: str) -> None:
+    def smtp_STARTTLS(self, arg: str | None) -> Awaitable[None] | None:
         """Go on over TLS, knowing nothing of what was said before (RFC 3207 section 4.2)."""
         tls = self.listener.tls
         if tls is None or self.listener.settings.tls != "starttls":
@@ -360,7 +333,8 @@ class EdgeConnection(SMTP):
             # Somebody may have put commands in front of the client's TLS.
             self.leave(_RESIDUE, end="protocol", reason="tls_residue")
         else:
-            await self._start_tls(tls.context)
+            return self._start_tls(tls.context)
+        return None
 
     async def _start_tls(self, context: ssl.SSLContext) -> None:
         raw_transport = cast(asyncio.Transport, self.transport)
@@ -388,7 +362,7 @@ class EdgeConnection(SMTP):
         self.stream.start_afresh(transport)
         self.tls = _tls_text(transport.get_extra_info("ssl_object"))
         self.forget_client()
-        self.session = Session(self.loop)
+        self.helo, self.is_extended = "", False
         self.stage = "connect"
 
     def forget_client(self) -> None:

@@ -14,7 +14,7 @@ from mailfront.mail.reply import reply
 
 MAX_HELO_CHARS = 255
 
-_OK = b"250 2.0.0 Ok\r\n"
+_OK = b"250 2.0.0 OK\r\n"
 _BYE = b"221 2.0.0 Bye\r\n"
 NESTED_MAIL = b"503 5.5.1 a message is already under way\r\n"
 
@@ -26,12 +26,12 @@ class EdgeDialogue(EdgeConnection):
 
     # Hello and the small commands.
 
-    async def smtp_HELO(self, arg: str) -> None:
+    def smtp_HELO(self, arg: str | None) -> None:
         """RFC 5321 section 4.1.1.1."""
         if self._hello(arg, extended=False, syntax=b"501 5.5.4 Syntax: HELO name\r\n"):
             self.say(f"250 {self.hostname}\r\n".encode())
 
-    async def smtp_EHLO(self, arg: str) -> None:
+    def smtp_EHLO(self, arg: str | None) -> None:
         """RFC 5321 section 4.1.1.1, with the extensions that this listener offers this client."""
         if self._hello(arg, extended=True, syntax=b"501 5.5.4 Syntax: EHLO name\r\n"):
             listener = self.listener
@@ -40,7 +40,7 @@ class EdgeDialogue(EdgeConnection):
             self.early_count += self.stream.has_input
             self.stream.write(listener.capabilities(starttls=offers_tls, trusted=self.is_trusted, dsn=self.offers_dsn))
 
-    def _hello(self, arg: str, *, extended: bool, syntax: bytes) -> bool:
+    def _hello(self, arg: str | None, *, extended: bool, syntax: bytes) -> bool:
         if not arg:
             self.say(syntax)
             return False
@@ -48,9 +48,8 @@ class EdgeDialogue(EdgeConnection):
             self.count_idle_command()
         self.drop_transaction()
         self._forwarded = None
-        assert self.session is not None
-        self.session.extended_smtp = extended
-        self.session.host_name = printable(arg, MAX_HELO_CHARS)
+        self.is_extended = extended
+        self.helo = printable(arg, MAX_HELO_CHARS)
         self.client = None
         self.stage = "helo"
         return True
@@ -60,39 +59,47 @@ class EdgeDialogue(EdgeConnection):
         """Whether DSN is offered to this client."""
         return self.listener.settings.dsn or self.is_trusted
 
-    async def smtp_RSET(self, arg: str) -> None:
+    def smtp_RSET(self, arg: str | None) -> None:
         """RFC 5321 section 4.1.1.5."""
         self.count_idle_command()
-        await super().smtp_RSET(arg)
+        if arg:
+            self.say(b"501 5.5.4 Syntax: RSET\r\n")
+        else:
+            self.drop_transaction()
+            self.stream.write(_OK)
 
-    async def smtp_NOOP(self, arg: str) -> None:
+    def smtp_NOOP(self, arg: str | None) -> None:
         """RFC 5321 section 4.1.1.9."""
         self.count_idle_command()
-        await super().smtp_NOOP(arg)
+        self.stream.write(_OK)
 
-    async def smtp_VRFY(self, arg: str) -> None:
+    def smtp_VRFY(self, arg: str | None) -> None:
         """Whether an address exists is only told at RCPT (RFC 5321 section 7.3)."""
         self.count_idle_command()
         self.say(b"252 2.5.2 try RCPT\r\n" if arg else b"501 5.5.4 Syntax: VRFY address\r\n")
 
-    async def smtp_HELP(self, arg: str) -> None:
+    def smtp_EXPN(self, arg: str | None) -> None:
+        """Members of a list are nobody's business."""
+        self.say(b"502 5.5.1 EXPN is not offered\r\n")
+
+    def smtp_HELP(self, arg: str | None) -> None:
         """RFC 5321 section 4.1.1.8."""
         self.count_idle_command()
         self.say(b"214 2.0.0 see RFC 5321\r\n")
 
-    async def smtp_AUTH(self, arg: str) -> None:
+    def smtp_AUTH(self, arg: str | None) -> None:
         """Never offered on a listener that takes mail from outside."""
         self.say(b"502 5.5.1 AUTH is not offered\r\n")
 
-    async def smtp_PROXY(self, arg: str) -> None:
+    def smtp_PROXY(self, arg: str | None) -> None:
         """A PROXY header where none is expected: somebody claims to be someone else."""
         self.leave(reply(550, "5.7.1", "no PROXY header is taken from here"), end="protocol", reason="proxy_header")
 
-    async def unknown_command(self, arg: str) -> None:
-        """Whatever is not a command here."""
+    def unknown_command(self, arg: str | None) -> None:
+        """Whatever is not a command here, an empty line too."""
         self.say(b"500 5.5.2 unknown command\r\n")
 
-    async def smtp_QUIT(self, arg: str) -> None:
+    def smtp_QUIT(self, arg: str | None) -> None:
         """RFC 5321 section 4.1.1.10. What was pipelined behind it is not looked at."""
         self.end = "quit"
         self.stream.write(_BYE)
@@ -106,17 +113,16 @@ class EdgeDialogue(EdgeConnection):
         if found is None:
             return
         self.forget_client()
-        assert self.session is not None
-        self.session.host_name = None
+        self.helo = ""
         if found.ip is not None:
             self.ip, self.port = found.ip, found.port or 0
         if found.helo:
-            self.session.host_name = found.helo
+            self.helo = found.helo
         self.stage = "connect"
         await self.screen()
         self.stream.write(f"220 {self.hostname} {self.greeting_name}\r\n".encode())
 
-    async def smtp_XFORWARD(self, arg: str | None) -> None:
+    def smtp_XFORWARD(self, arg: str | None) -> None:
         """A trusted peer says whom the next message comes from; it counts for that message only."""
         found = self._attributes("XFORWARD", arg)
         if found is None:

@@ -17,7 +17,6 @@ from mailfront.edge.arguments import read_mail, read_rcpt
 from mailfront.edge.connection import log
 from mailfront.edge.decoder import ChunkDecoder, DataDecoder
 from mailfront.edge.dialogue import NESTED_MAIL, EdgeDialogue
-from mailfront.edge.engine import wire
 from mailfront.edge.port import Transaction
 from mailfront.mail.body import BodyRef
 from mailfront.mail.reply import Reply, reply
@@ -65,15 +64,13 @@ class EdgeSession(EdgeDialogue):
 
     async def smtp_MAIL(self, arg: str | None) -> None:
         """RFC 5321 section 4.1.1.2."""
-        session = self.session
-        assert session is not None
-        if not session.host_name:
+        if not self.helo:
             self.say(_NEED_HELO)
             return
         if self._transaction is not None:
             self.say(NESTED_MAIL)
             return
-        read = read_mail(arg, extended=session.extended_smtp, dsn=self.offers_dsn)
+        read = read_mail(arg, extended=self.is_extended, dsn=self.offers_dsn)
         if isinstance(read, Reply):
             self._reject(read)
             return
@@ -123,8 +120,7 @@ class EdgeSession(EdgeDialogue):
         if self._chunks is not None:
             self.say(_MIXED)
             return
-        assert self.session is not None
-        read = read_rcpt(arg, extended=self.session.extended_smtp, dsn=self.offers_dsn, smtputf8=self._smtputf8)
+        read = read_rcpt(arg, extended=self.is_extended, dsn=self.offers_dsn, smtputf8=self._smtputf8)
         if isinstance(read, Reply):
             self._reject(read)
             return
@@ -137,7 +133,7 @@ class EdgeSession(EdgeDialogue):
         answer = await transaction.rcpt(*read)
         if answer.is_positive:
             self._accepted_count += 1
-            self.stream.write(wire(answer))
+            self.stream.write(answer.wire())
         else:
             self._reject(answer)
 
@@ -147,7 +143,7 @@ class EdgeSession(EdgeDialogue):
 
     # The body.
 
-    async def smtp_DATA(self, arg: str) -> None:
+    async def smtp_DATA(self, arg: str | None) -> None:
         """RFC 5321 section 4.1.1.4."""
         if arg:
             self.say(b"501 5.5.4 Syntax: DATA\r\n")
@@ -340,6 +336,6 @@ class LmtpSession(EdgeSession):
     greeting_name: ClassVar[str] = "LMTP"
     per_recipient: ClassVar[bool] = True
 
-    async def smtp_LHLO(self, arg: str) -> None:
+    def smtp_LHLO(self, arg: str | None) -> None:
         """RFC 2033 section 4.1."""
-        await self.smtp_EHLO(arg)
+        self.smtp_EHLO(arg)

@@ -141,10 +141,6 @@ class DialogueStream:
             self._corked = []
             self._corked_bytes = 0
 
-    def close(self) -> None:
-        """Send what is left. aiosmtpd's loop calls it when it ends; the session then calls `part`."""
-        self.flush()
-
     async def part(self, *, linger: bool) -> None:
         """Send what is left and close. `linger`: the client may still be sending; closing at once would reset the
         connection and the last reply might never be read, so wait up to `LINGER_S` for the client to see it."""
@@ -191,7 +187,7 @@ class DialogueStream:
                     self._waiter = None
         return self.has_input
 
-    async def readuntil(self) -> bytes:
+    async def command_line(self) -> bytes:
         """The next command line with its line end. One that is too long ends the dialogue: it may have been a BDAT,
         and then nobody knows where the next command begins.
 

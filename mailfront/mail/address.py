@@ -11,6 +11,7 @@ caching is done by `key`, which folds the local part too: local mailboxes are ca
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 
 MAX_LOCAL_BYTES = 64
 MAX_DOMAIN_BYTES = 255
@@ -36,10 +37,7 @@ class Address:
     domain: str
 
     def __str__(self) -> str:
-        local = self.local
-        if self.needs_quotes:
-            local = '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        return f"{local}@{self.domain}" if self.domain else local
+        return _text(self.local, self.domain)
 
     @property
     def needs_quotes(self) -> bool:
@@ -60,6 +58,14 @@ class Address:
         """Split `user+detail` (RFC 5233). Returns the address without the detail, and the detail or ''."""
         base, found, detail = self.local.partition(delimiter)
         return (Address(base, self.domain), detail) if found and base else (self, "")
+
+
+@lru_cache(maxsize=4096)
+def _text(local: str, domain: str) -> str:
+    """A message writes each of its addresses five times or so: reply, log, envelope."""
+    if _DOT_STRING_ONLY.fullmatch(local) is None:
+        local = '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"{local}@{domain}" if domain else local
 
 
 def parse_path(text: str) -> Address | None:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from mailfront.base.printable import printable
 
 MAX_TEXT_CHARS = 400
+MAX_KNOWN_PAIRS = 1000
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _LEADING_ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
+_GOOD: set[tuple[int, str]] = set()
+"""Pairs of codes that were checked before: the same few dozen all day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +27,14 @@ class Reply:
     lines: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if (self.code, self.enhanced) in _GOOD:
+            return
         if not 200 <= self.code <= 559:
             raise ValueError(f"reply code {self.code}")
         if self.enhanced and (_ENHANCED.fullmatch(self.enhanced) is None or int(self.enhanced[0]) != self.code // 100):
             raise ValueError(f"enhanced code {self.enhanced} does not fit {self.code}")
+        if len(_GOOD) < MAX_KNOWN_PAIRS:
+            _GOOD.add((self.code, self.enhanced))
 
     @property
     def is_positive(self) -> bool:
@@ -54,6 +61,8 @@ class Reply:
 
     def wire(self) -> bytes:
         """The bytes to send, each line with its code, ended by CRLF. UTF-8 only where the text has it."""
+        if len(self.lines) == 1 and self.enhanced:
+            return f"{self.code} {self.enhanced} {self.lines[0]}\r\n".encode("utf-8", "replace")
         head = f"{self.code}"
         status = f"{self.enhanced} " if self.enhanced else ""
         last = len(self.lines) - 1

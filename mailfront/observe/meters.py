@@ -4,8 +4,15 @@ The kind of storage (this process only, or the shared directory) is chosen by `o
 declarations. Label values are positional and in the order of the declaration. A value outside a closed set is a bug:
 ValueError while storage is local (tests), counted as `other` in a running server. At most `MAX_CHILDREN` label
 combinations are kept per metric, the rest is counted as `other`: no input can make the metrics grow.
+
+Where an event loop runs, counters and histograms add up in plain numbers and reach their storage `FLUSH_EVERY_S` later
+(and when the process ends, or `render_all` is called in it): a message counts some ten things, and each write to the
+storage costs as much as parsing a command. A killed process loses what it had counted in that time.
 """
 
+import asyncio
+import atexit
+import bisect
 import itertools
 import os
 from collections.abc import Mapping
@@ -16,6 +23,7 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, multiprocess, values
 
 MAX_CHILDREN = 2000
+FLUSH_EVERY_S = 0.25
 FROM_CONFIGURATION: tuple[str, ...] = ()
 """Marks a label whose values are names that the configuration gives."""
 
@@ -99,7 +107,12 @@ class Counter(_Meter[prometheus_client.Counter]):
     def inc(self, *label_values: str, amount: float = 1) -> None:
         """Add `amount`."""
         child = self._children.get(label_values)
-        (child if child is not None else self._child(label_values)).inc(amount)
+        if child is None:
+            child = self._child(label_values)
+        if _will_flush():
+            _waiting_counts[child] = _waiting_counts.get(child, 0) + amount
+        else:
+            child.inc(amount)
 
     def _make(self) -> prometheus_client.Counter:
         return prometheus_client.Counter(self.name, self.help_text, tuple(self.labels), registry=_registry())
@@ -139,12 +152,70 @@ class Histogram(_Meter[prometheus_client.Histogram]):
     def observe(self, value: float, *label_values: str) -> None:
         """Count one value."""
         child = self._children.get(label_values)
-        (child if child is not None else self._child(label_values)).observe(value)
+        if child is None:
+            child = self._child(label_values)
+        if not _will_flush():
+            child.observe(value)
+            return
+        tally = _waiting_values.get(child)
+        if tally is None:
+            tally = _waiting_values[child] = _Tally(len(self._buckets) + 1)
+        tally.counts[bisect.bisect_left(self._buckets, value)] += 1
+        tally.total += value
 
     def _make(self) -> prometheus_client.Histogram:
         return prometheus_client.Histogram(
             self.name, self.help_text, tuple(self.labels), registry=_registry(), buckets=self._buckets
         )
+
+
+class _Tally:
+    """What one histogram has seen since the last flush: a count per bucket (the last one has no upper bound)."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self, buckets_count: int) -> None:
+        self.counts = [0] * buckets_count
+        self.total = 0.0
+
+
+_waiting_counts: dict[prometheus_client.Counter, float] = {}
+_waiting_values: dict[prometheus_client.Histogram, _Tally] = {}
+_flush_loop: asyncio.AbstractEventLoop | None = None
+
+
+def _will_flush() -> bool:
+    """Whether a flush is to come in this thread's loop, which is then the only one that adds up. False: no loop."""
+    global _flush_loop
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        return False
+    if _flush_loop is not loop:
+        flush()
+        _flush_loop = loop
+        loop.call_later(FLUSH_EVERY_S, _timed_flush)
+    return True
+
+
+def _timed_flush() -> None:
+    global _flush_loop
+    _flush_loop = None
+    flush()
+
+
+@atexit.register
+def flush() -> None:
+    """Write what was added up since the last time."""
+    for counter, amount in _waiting_counts.items():
+        counter.inc(amount)
+    _waiting_counts.clear()
+    for histogram, tally in _waiting_values.items():
+        # What `observe` does for each value, once for all of them.
+        histogram._sum.inc(tally.total)
+        for bucket, count in zip(histogram._buckets, tally.counts, strict=True):
+            if count:
+                bucket.inc(count)
+    _waiting_values.clear()
 
 
 def _registry() -> CollectorRegistry | None:
@@ -154,6 +225,7 @@ def _registry() -> CollectorRegistry | None:
 def open_storage(directory: Path | None, process: str) -> None:
     """Keep values in `directory` under the name `process`, or (None) in this process only. Forgets earlier values of
     this process' gauges; counters of the same name go on."""
+    flush()
     _storage.directory = directory
     _storage.registry = CollectorRegistry()
     if directory is None:
@@ -177,6 +249,7 @@ def forget_gauges(directory: Path, process: str) -> None:
 
 def render_all() -> bytes:
     """All values of all processes in Prometheus' text format."""
+    flush()
     if _storage.directory is None:
         return prometheus_client.generate_latest(_storage.registry)
     registry = CollectorRegistry()

@@ -5,11 +5,12 @@ configuration (nodes, listeners). An address, an id or a text is never a label. 
 `metrics.DELIVERY_ATTEMPTS.inc("store1", "delivered")`.
 
 Processes share one directory of small memory-mapped files (prometheus_client's multiprocess mode), so counting needs
-no message and no system call, and what a killed worker had counted is kept. Order of calls: the supervisor calls
-`prepare(directory)` once; each process calls `start(directory, name)` before it counts; the keeper calls `render()`;
-whoever sees a process end calls `process_gone(directory, name)`. The name belongs to the place (`worker-0`), not to
-the process id: a restarted worker goes on where the last one stopped, and the number of files stays fixed. Two live
-processes must never use one name, and it has no underscore. Without `start` values live in this process only.
+no message, and what a killed worker had counted is kept but for the last moment (see `mailfront.observe.meters`).
+Order of calls: the supervisor calls `prepare(directory)` once; each process calls `start(directory, name)` before it
+counts; the keeper calls `render()`; whoever sees a process end calls `process_gone(directory, name)`. The name belongs
+to the place (`worker-0`), not to the process id: a restarted worker goes on where the last one stopped, and the number
+of files stays fixed. Two live processes must never use one name, and it has no underscore. Without `start` values live
+in this process only.
 """
 
 from pathlib import Path

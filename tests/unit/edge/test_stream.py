@@ -29,7 +29,7 @@ async def test_a_client_that_takes_no_replies_is_not_read() -> None:
     stream = DialogueStream(asyncio.get_running_loop(), LimitsSettings(), refuse_bare=False)
     stream.transport = transport
     stream.set_write_paused(True)
-    reader = asyncio.ensure_future(stream.readuntil())  # noqa: TID251
+    reader = asyncio.ensure_future(stream.command_line())  # noqa: TID251
     await asyncio.sleep(0)
     sent_bytes = 0
     while transport.reading and sent_bytes < 100 * HIGH_WATER_BYTES:
@@ -41,5 +41,5 @@ async def test_a_client_that_takes_no_replies_is_not_read() -> None:
     stream.set_write_paused(False)
     assert await reader == b"EHLO x\r\n"
     while stream.has_input:
-        assert await stream.readuntil() == b"EHLO x\r\n"
+        assert await stream.command_line() == b"EHLO x\r\n"
     assert transport.reading
