@@ -130,6 +130,8 @@ class CommandReader:
         self._tag, self._name = tag.decode(), name.decode().upper()
         if self._name in self._with_arguments and rest is not None:
             return self._read_on(b" " + rest)
+        if rest is not None and _LITERAL_END.search(rest):
+            return self._malformed(self._tag, line, "a literal where none is taken")
         return self._done(rest or b"")
 
     def _take_literal(self, size_bytes: int) -> bool:

@@ -10,6 +10,7 @@ the session come with the answer to the login.
 """
 
 from base64 import b64encode
+from functools import lru_cache
 
 from mailfront.base.errors import LocalProtocolError, RemoteProtocolError
 from mailfront.base.printable import printable
@@ -72,15 +73,7 @@ class ImapLogin:
     @property
     def capabilities(self) -> str:
         """What we offer before the login."""
-        offer = self._offer
-        words = ["IMAP4rev1", "SASL-IR", *offer.extras]
-        if offer.starttls:
-            words.append("STARTTLS")
-        if offer.passwords:
-            words += [f"AUTH={mechanism}" for mechanism in offer.mechanisms]
-        else:
-            words.append("LOGINDISABLED")
-        return " ".join(words)
+        return _capabilities(self._offer)
 
     def greeting(self) -> bytes:
         """See `ClientLogin`."""
@@ -246,6 +239,15 @@ class ImapLogin:
     def _close(self, text: str, reason: str) -> Closing:
         self._is_over = True
         return Closing(f"{text}\r\n".encode(), reason)
+
+
+@lru_cache(maxsize=64)
+def _capabilities(offer: Offer) -> str:
+    words = ["IMAP4rev1", "SASL-IR", *offer.extras]
+    if offer.starttls:
+        words.append("STARTTLS")
+    words += [f"AUTH={mechanism}" for mechanism in offer.mechanisms] if offer.passwords else ["LOGINDISABLED"]
+    return " ".join(words)
 
 
 def _say(line: str) -> ToClient:

@@ -12,13 +12,13 @@ command that was not sent, each is a RemoteProtocolError. The node's text never 
 
 import re
 from base64 import b64encode
+from functools import lru_cache
 
 from mailfront.base.errors import LocalProtocolError, RemoteProtocolError
 from mailfront.base.printable import printable
 from mailfront.protocol.imap_text import (
     Status,
     StatusLine,
-    astring,
     command_pieces,
     literal_size,
     octets,
@@ -181,21 +181,15 @@ class ImapNodeLogin:
 
     def _identification(self) -> bytes:
         client = self._client
-        fields = [
-            *client.about,
-            ("x-originating-ip", client.ip),
-            ("x-originating-port", str(client.port)),
-            ("x-connected-ip", client.local_ip),
-            ("x-connected-port", str(client.local_port)),
-            ("x-session-id", client.session),
-            ("x-client-transport", "TLS" if client.encrypted else "insecure"),
-        ]
-        words = []
-        for name, value in fields:
-            text = astring(value.encode()) if value.isascii() else None
-            if text is not None and value:
-                words.append(b'"%b" %b' % (name.replace("\\", "?").replace('"', "?").encode(), text))
-        return b"i ID (" + b" ".join(words) + b")\r\n"
+        about = "".join([f"{_quoted(name)} {_quoted(value)} " for name, value in client.about if value.isascii()])
+        transport = "TLS" if client.encrypted else "insecure"
+        # Addresses and our own id need no escaping.
+        fields = (
+            f'i ID ({about}"x-originating-ip" "{client.ip}" "x-originating-port" "{client.port}"'
+            f' "x-connected-ip" "{client.local_ip}" "x-connected-port" "{client.local_port}"'
+            f' "x-session-id" "{client.session}" "x-client-transport" "{transport}")\r\n'
+        )
+        return fields.encode()
 
     def _untagged(self, line: bytes) -> None:
         said = parse_status(line)
@@ -256,26 +250,35 @@ class ImapNodeLogin:
         if said.status is Status.OK:
             if self._pending:
                 raise RemoteProtocolError("the node says OK before it has the whole command")
-            self._end(LoggedIn(_of_the_session(self._named_after_login), b""))
+            self._end(LoggedIn(self._named_after_login, b""))
         elif said.status is Status.BAD or code in _NOT_NOW or code in _NOT_SO:
             self._end(TryLater(said.code, said.text))
         else:
             self._end(Rejected(said.code, said.text))
 
     def _learn(self, line: bytes) -> None:
-        match = _CAPABILITIES.match(line)
-        if match is None:
+        if b"CAPABILITY" not in line.upper():
             return
-        named = printable(match[1] or match[2] or b"", MAX_LINE_BYTES)
-        self.capabilities |= frozenset(named.upper().split())
-        if self.position == "login":
-            self._named_after_login = named
+        match = _CAPABILITIES.match(line)
+        if match is not None:
+            names, of_the_session = _known(match[1] or match[2] or b"")
+            self.capabilities |= names
+            if self.position == "login":
+                self._named_after_login = of_the_session
 
     def _end(self, event: NodeEvent) -> None:
         self._is_over = True
         self._events.append(event)
 
 
-def _of_the_session(named: str) -> str:
-    """The node's capabilities without those that only mean something before the login."""
-    return " ".join(word for word in named.split() if not word.upper().startswith(_BEFORE_LOGIN_ONLY))
+@lru_cache(maxsize=256)
+def _known(named: bytes) -> tuple[frozenset[str], str]:
+    """A node's list of capabilities: their names in upper case, and as a text those that mean something after the
+    login. Nodes say the same again at each login."""
+    text = printable(named, MAX_LINE_BYTES)
+    words = [word for word in text.split() if not word.upper().startswith(_BEFORE_LOGIN_ONLY)]
+    return frozenset(text.upper().split()), " ".join(words)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

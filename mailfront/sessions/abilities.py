@@ -17,12 +17,15 @@ class Abilities:
         self._seen: dict[str, dict[NodeId, frozenset[str]]] = {
             role: dict.fromkeys(names, frozenset()) for role, names in nodes.items()
         }
+        self.version = 0
+        """Goes up whenever something was learned."""
 
     def learn(self, role: str, node: NodeId, capabilities: frozenset[str]) -> None:
         """A node has said what it can do."""
         seen = self._seen[role]
         if capabilities and seen.get(node) != capabilities:
             seen[node] = capabilities
+            self.version += 1
 
     def have_all(self, role: str, wanted: Collection[str]) -> tuple[str, ...]:
         """Those of `wanted` that every node has, in their order."""

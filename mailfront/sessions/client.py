@@ -41,7 +41,7 @@ class ClientConnection(asyncio.Protocol):
     """See the module. `proxied` is (client ip, client port, peer ip) if a PROXY header spoke for the client."""
 
     __slots__ = (
-        "_admitted", "_core", "_deadline_s", "_end", "_failures_count", "_identity", "_is_handed_over", "_is_lost",
+        "_admitted", "_core", "_deadline_s", "_end", "_failures_count", "_id", "_is_handed_over", "_is_lost",
         "_listener", "_login", "_proxied", "_proxy_ip", "_started_s", "_tls", "_trail", "_transport", "ip", "port",
     )  # fmt: skip
 
@@ -50,13 +50,12 @@ class ClientConnection(asyncio.Protocol):
         self._proxied = proxied
         self._transport: asyncio.Transport
         self._core: ClientLogin
-        self._identity: ClientIdentity
         self._trail = Trail()
         self._login: asyncio.Task[None] | None = None
         self._started_s = self._deadline_s = 0.0
         self._failures_count = 0
         self._admitted = self._is_handed_over = self._is_lost = False
-        self.ip = self._proxy_ip = self._tls = self._end = ""
+        self.ip = self._proxy_ip = self._tls = self._end = self._id = ""
         self.port = 0
 
     # What the transport says.
@@ -68,6 +67,7 @@ class ClientConnection(asyncio.Protocol):
         listener = self._listener
         self._tls = describe(transport.get_extra_info("ssl_object"))
         self._read_peer()
+        self._id = new_message_id(time.time())
         self._started_s = listener.loop.time()
         self._deadline_s = self._started_s + listener.login.timeout
         self._core = listener.dialect.client(listener.offer(self.ip, encrypted=bool(self._tls)))
@@ -231,7 +231,7 @@ class ClientConnection(asyncio.Protocol):
             port=self.port,
             local_ip=local_ip,
             local_port=local_port,
-            session=new_message_id(time.time()),
+            session=self._id,
             encrypted=bool(self._tls),
             about=self._core.about,
         )
@@ -249,7 +249,7 @@ class ClientConnection(asyncio.Protocol):
             return
         session = Session(
             table=listener.table,
-            id=new_message_id(time.time()),
+            id=self._id,
             role=listener.dialect.role,
             login=trail.login,
             mailbox=trail.mailbox,
@@ -280,6 +280,7 @@ class ClientConnection(asyncio.Protocol):
     def _facts(self) -> dict[str, Any]:
         trail, listener = self._trail, self._listener
         return {
+            "session": self._id,
             "listener": listener.name,
             "protocol": listener.dialect.role,
             "client_ip": self.ip,

@@ -45,6 +45,7 @@ class SessionListener:
     waiting: set["ClientConnection"] = field(default_factory=set)
     """Connections before their login."""
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
+    _offers: dict[tuple[bool, bool, int], Offer] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -56,6 +57,15 @@ class SessionListener:
         plaintext = self.login.plaintext
         is_local = not ip or ip.startswith(_LOOPBACK)
         passwords = encrypted or plaintext == "always" or (plaintext == "loopback" and is_local)
+        key = (encrypted, passwords, self.abilities.version)
+        found = self._offers.get(key)
+        if found is None:
+            if len(self._offers) >= 4:
+                self._offers.clear()  # of earlier versions
+            found = self._offers[key] = self._make_offer(encrypted=encrypted, passwords=passwords)
+        return found
+
+    def _make_offer(self, *, encrypted: bool, passwords: bool) -> Offer:
         role, mechanisms = self.dialect.role, ["PLAIN", "LOGIN"]
         if self.login.auth == "node":
             bearer = self.abilities.have_all(role, [f"AUTH={name}" for name in sorted(BEARER_MECHANISMS)])

@@ -200,11 +200,22 @@ async def _connect(wire: NodeWire, endpoint: NodeEndpoint, context: ssl.SSLConte
 
 def watch_for_silence(transport: asyncio.Transport) -> None:
     """Have the kernel notice a peer that is gone without a word: an idle session sends nothing for hours."""
-    connected = transport.get_extra_info("socket")
-    if connected is not None and connected.family != socket.AF_UNIX:
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+    given = transport.get_extra_info("socket")
+    if given is None or given.family == socket.AF_UNIX:
+        return
+    # uvloop's own object would open and close the descriptor for each option.
+    connected = socket.socket(given.family, socket.SOCK_STREAM, 0, fileno=given.fileno())
+    try:
+        keep_alive(connected)
+    finally:
+        connected.detach()
+
+
+def keep_alive(connected: socket.socket) -> None:
+    """Set the options; connections that a listening socket accepts inherit them."""
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
 
 
 def _reason(error: BaseException) -> str:

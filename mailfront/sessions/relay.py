@@ -112,7 +112,7 @@ class ClientEnd(RelayEnd):
     def eof_received(self) -> bool:
         """The client has no more to say. The node hears so, and what it still answers is delivered."""
         session = self.session
-        session.end = session.end or "client"
+        session.end = session.end or session.table.end_by_client(session, None)
         if session.node_side.is_lost or not self.peer.can_write_eof() or not self.transport.can_write_eof():
             return False
         self.peer.write_eof()
@@ -122,7 +122,7 @@ class ClientEnd(RelayEnd):
         """The client is gone."""
         self.is_lost = True
         session = self.session
-        session.end = session.end or ("client" if error is None else "client lost")
+        session.end = session.end or session.table.end_by_client(session, error)
         if session.node_side.is_lost:
             session.table.ended(session)
         else:

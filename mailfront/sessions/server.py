@@ -14,7 +14,7 @@ from mailfront.net.acceptor import Acceptor, Dropped, Reception
 from mailfront.observe import metrics
 from mailfront.sessions.client import ClientConnection
 from mailfront.sessions.listener import SessionListener
-from mailfront.sessions.node import KEEPALIVE_IDLE_S, UNACKNOWLEDGED_MS
+from mailfront.sessions.node import keep_alive
 
 BACKLOG = 1024
 TICK_S = 1.0
@@ -50,7 +50,7 @@ class SessionServer:
                 server = await listener.loop.create_server(self._make_connection, sock=listening, backlog=BACKLOG)
                 self._servers.append(server)
             if listening.family != socket.AF_UNIX:
-                _watch_for_silence(listening)
+                keep_alive(listening)
 
     def _reception(self) -> Reception:
         listener = self._listener
@@ -104,10 +104,3 @@ class SessionServer:
             listener.tick()
             listener.emptied.clear()
             await listener.emptied.wait()
-
-
-def _watch_for_silence(listening: socket.socket) -> None:
-    """Accepted connections inherit this: the kernel notices clients that are gone without a word."""
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)

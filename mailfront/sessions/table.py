@@ -68,9 +68,7 @@ class SessionTable:
     def node_left(self, session: Session, error: Exception | None) -> None:
         """The node has closed its side. The client gets what is still to be sent, then goes: now, or in its turn."""
         client = session.client
-        assert isinstance(client, ClientEnd)
-        said_goodbye = self._farewells[session.role] in client.tail.upper()
-        if session.end or (said_goodbye and error is None):
+        if session.end or (error is None and self._said_goodbye(session)):
             session.end = session.end or "logout"
             self._let_go(session)
             return
@@ -82,6 +80,16 @@ class SessionTable:
         else:
             client.transport.pause_reading()
             self._loop.call_later(delay_s, self._let_go, session)
+
+    def end_by_client(self, session: Session, error: Exception | None) -> str:
+        """How a session ended whose client is gone."""
+        if self._said_goodbye(session):
+            return "logout"
+        return "client" if error is None else "client lost"
+
+    def _said_goodbye(self, session: Session) -> bool:
+        assert isinstance(session.client, ClientEnd)
+        return self._farewells[session.role] in session.client.tail.upper()
 
     def _let_go(self, session: Session) -> None:
         transport = session.client.transport
