@@ -266,6 +266,8 @@ class ClientConnection(asyncio.Protocol):
         client.write(self._core.accept(opened.capabilities) + wire.leftover)
         if pending:
             session.client.data_received(pending)
+        if self._end and node.can_write_eof():
+            node.write_eof()  # the client had no more to say when it asked
         client.resume_reading()
         metrics.LOGINS.inc(listener.dialect.role, "ok")
         self._is_handed_over = True

@@ -27,8 +27,9 @@ def server(three_nodes: Sequence[DovecotNode], slapd: Slapd) -> Iterator[Mailfro
 
 
 def _client(server: MailfrontServer) -> imaplib.IMAP4:
-    host, port = server.endpoint("imap")
-    return imaplib.IMAP4(host, port, timeout=30)
+    endpoint = server.endpoint("imap")
+    assert isinstance(endpoint, tuple)
+    return imaplib.IMAP4(*endpoint, timeout=30)
 
 
 def _home(server: MailfrontServer, user: str) -> str:

@@ -155,7 +155,7 @@ def test_id_is_answered_and_kept_without_what_a_node_would_believe() -> None:
     assert said(drive(core, b"a ID " + fields + b"\r\n")).endswith("a OK done\r\n")
     assert core.about == (("name", "Thunderbird"), ("version", '1"2'))
     assert said(drive(core, b"b ID NIL\r\n")).endswith("b OK done\r\n")
-    assert core.about == ()
+    assert not core.about
 
 
 def test_starttls_with_a_byte_behind_it_ends_the_dialogue() -> None:
