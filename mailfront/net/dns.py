@@ -12,8 +12,6 @@ Cancellation of one caller does not disturb the others.
 """
 
 import asyncio
-import ipaddress
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -34,6 +32,7 @@ from dns.rdtypes.txtbase import TXTBase
 from mailfront.base.clock import Clock
 from mailfront.base.printable import printable
 from mailfront.base.tasks import spawn
+from mailfront.net.dns_settings import parse_name_server
 from mailfront.observe import metrics
 
 RecordType = Literal["A", "AAAA", "MX", "PTR", "TXT"]
@@ -42,7 +41,6 @@ Record = str | bytes | tuple[int, str]
 MOST_CACHED = 50_000
 MOST_QUERIES = 500
 MOST_RECORDS = 100
-_SERVER = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):(\d{1,5})")
 _NO_NAMES = (dns.name.LabelTooLong, dns.name.NameTooLong, dns.name.EmptyLabel, dns.name.IDNAException)
 _SHORTEST_S, _LONGEST_S, _LONGEST_ABSENT_S, _TROUBLE_S = 5.0, 3600.0, 900.0, 5.0
 
@@ -82,7 +80,7 @@ class Resolver:
         except dns.resolver.NoResolverConfiguration as error:
             raise OSError(f"no name servers: {error}; name them in the filter's settings") from error
         if servers:
-            self._resolver.nameservers = [_nameserver(each) for each in servers]
+            self._resolver.nameservers = [dns.nameserver.Do53Nameserver(*parse_name_server(each)) for each in servers]
         self._resolver.cache = None
         self._resolver.lifetime = timeout_s
         self._resolver.timeout = timeout_s / 2
@@ -148,23 +146,6 @@ class Resolver:
         cache.move_to_end(key)
         if len(cache) > MOST_CACHED:
             cache.popitem(last=False)
-
-
-def is_nameserver(text: str) -> bool:
-    """Whether `text` is an address of a name server, with or without a port."""
-    try:
-        _nameserver(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _nameserver(text: str) -> dns.nameserver.Do53Nameserver:
-    match = _SERVER.fullmatch(text)
-    host, port = (match[1] or match[2], int(match[3])) if match else (text, 53)
-    if not 0 < port < 65536:
-        raise ValueError(f"{text!r}: no port")
-    return dns.nameserver.Do53Nameserver(str(ipaddress.ip_address(host)), port)
 
 
 def _name(name: str) -> dns.name.Name:

@@ -7,7 +7,8 @@ import pytest
 
 from mailfront.base.clock import ManualClock
 from mailfront.base.tasks import spawn
-from mailfront.net.dns import ABSENT, Found, Resolver, Trouble, is_nameserver
+from mailfront.net.dns import ABSENT, Found, Resolver, Trouble
+from mailfront.net.dns_settings import parse_name_server
 from tests.support.dns_server import FAILS, SILENT, DnsServer
 
 RECORDS = {
@@ -95,5 +96,10 @@ async def test_a_caller_that_leaves_does_not_disturb_the_others(resolver: Resolv
 
 def test_name_servers_are_addresses() -> None:
     """An address with or without a port; names and nonsense are none."""
-    assert all(map(is_nameserver, ["192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]:53"]))
-    assert not any(map(is_nameserver, ["", "dns.example.org", "192.0.2.53:0", "192.0.2.53:x", "[2001:db8::53"]))
+    assert parse_name_server("192.0.2.53") == ("192.0.2.53", 53)
+    assert parse_name_server("192.0.2.53:5353") == ("192.0.2.53", 5353)
+    assert parse_name_server("2001:db8::53") == ("2001:db8::53", 53)
+    assert parse_name_server("[2001:db8::53]:5353") == ("2001:db8::53", 5353)
+    for wrong in ("", "dns.example.org", "192.0.2.53:0", "192.0.2.53:x", "[2001:db8::53", 5):
+        with pytest.raises(ValueError, match="name server"):
+            parse_name_server(wrong)
