@@ -18,6 +18,7 @@ from tests.support.dovecot import DovecotNode, start_together
 from tests.support.ldap import Slapd
 from tests.support.processes import new_directory
 from tests.support.rspamd import Rspamd
+from tests.support.spamd import Spamd
 
 _shared_nodes: list[DovecotNode] = []
 
@@ -94,6 +95,15 @@ def rspamd() -> Iterator[Rspamd]:
 def clamd() -> Iterator[Clamd]:
     """A real clamd with signatures of our own."""
     server = Clamd()
+    server.start()
+    yield server
+    server.kill9()
+
+
+@pytest.fixture(scope="session")
+def spamd() -> Iterator[Spamd]:
+    """A real SpamAssassin without a network."""
+    server = Spamd()
     server.start()
     yield server
     server.kill9()

@@ -117,6 +117,8 @@ def _value(name: str, value: str) -> str:
         raise FilterFailed(f"the value of {name} is not UTF-8") from error
     if any(b"\r" in line or b"\n" in line or b"\0" in line for line in lines):
         raise FilterFailed(f"the value of {name} has a bare line end or NUL")
+    if any(not line.startswith((b" ", b"\t")) for line in lines[1:]):
+        raise FilterFailed(f"the value of {name} would begin another field")
     longest_bytes = max(len(lines[0]) + len(name) + 2, *(len(line) for line in lines))
     if longest_bytes > MOST_LINE_BYTES or sum(map(len, lines)) > MOST_VALUE_BYTES:
         raise FilterFailed(f"the value of {name} is too long")

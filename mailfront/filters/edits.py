@@ -121,9 +121,10 @@ class _Pieces:
             parts += self._before.get(index, ())
             parts.append(kept)
         parts += self._before.get(len(self._kept), ())
-        if parts and self.added and not parts[-1].endswith(b"\r\n"):
-            parts.append(b"\r\n")
-        return b"".join(parts + self.added)
+        header = b"".join(parts)
+        if header and self.added and not header.endswith(b"\r\n"):
+            header += b"\r\n"
+        return header + b"".join(self.added)
 
 
 def _field(name: str, value: str) -> bytes:
