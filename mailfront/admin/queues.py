@@ -15,6 +15,7 @@ from mailfront.admin.queue_documents import RowView, show_message, show_row, sho
 from mailfront.admin.queue_exchange import show_exported
 from mailfront.admin.requests import (
     ChangeRequest,
+    CheckRequest,
     ExportRequest,
     ListRequest,
     PieceRequest,
@@ -29,10 +30,11 @@ from mailfront.base.printable import printable
 from mailfront.mail.address import Address, parse_path
 from mailfront.mail.names import NodeId
 from mailfront.observe import log
+from mailfront.queue.check import CheckResult
 from mailfront.queue.exports import QueueExport
 from mailfront.queue.operations import Order, QueueOperations, Verb, VerbResult, order_text, selector_text
 from mailfront.queue.rows import SHOWN_STATES
-from mailfront.queue.views import CheckResult, QueueViews
+from mailfront.queue.views import QueueViews
 from mailfront.store.errors import CorruptBody
 from mailfront.store.queue_queries import FIRST_KEY, Selector
 
@@ -47,6 +49,10 @@ _EVENTS = {
     Verb.DELETE: "queue_deleted",
     Verb.REDIRECT: "queue_redirected",
 }
+
+
+def _no_bar(_progress: Progress) -> None:
+    """Nobody watches."""
 
 
 class QueueReader:
@@ -96,9 +102,12 @@ class QueueReader:
         """Counts: `total`, one per state, and ages against domains and against nodes."""
         return show_stats(await self._views.stats(), self._clock.wall_s())
 
-    async def check(self) -> CheckResult:
+    async def check(self, request: CheckRequest, *, progress: Callable[[Progress], None] = _no_bar) -> CheckResult:
         """What is wrong with the stored queue."""
-        return await self._views.check()
+        return await self._export.check(
+            with_bodies=request.bodies,
+            step=lambda so_far: progress(Progress(so_far.messages_count + so_far.pieces_count, 0, "messages")),
+        )
 
     async def export(self, request: ExportRequest) -> dict[str, Any]:
         """One page of messages without their bodies. The first page also counts what is to come."""

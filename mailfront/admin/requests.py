@@ -39,6 +39,12 @@ class ShowRequest(IdRequest):
     part: Literal["headers", "body"] | None = None
 
 
+class CheckRequest(Request):
+    """`queue check`: with or without all bytes of all bodies."""
+
+    bodies: bool = False
+
+
 class PieceRequest(IdRequest):
     """One piece of a stored body."""
 

@@ -17,6 +17,7 @@ from mailfront.admin.queues import QueueService
 from mailfront.admin.requests import (
     AddressRequest,
     ChangeRequest,
+    CheckRequest,
     ExportRequest,
     KickRequest,
     ListRequest,
@@ -59,7 +60,7 @@ def handlers(services: Services) -> dict[str, Handler]:
         "queue.list": lambda call: services.queue.list(read(ListRequest, call.arguments)),
         "queue.show": lambda call: services.queue.look(read(ShowRequest, call.arguments), uid=call.uid),
         "queue.stats": _without_arguments(services.queue.stats),
-        "queue.check": _without_arguments(services.queue.check),
+        "queue.check": lambda call: services.queue.check(read(CheckRequest, call.arguments), progress=call.progress),
         "queue.export": lambda call: services.queue.give(read(ExportRequest, call.arguments), uid=call.uid),
         "queue.piece": lambda call: services.queue.piece(read(PieceRequest, call.arguments)),
         "queue.import_note": lambda call: services.exchange.note(read(ImportNote, call.arguments), uid=call.uid),

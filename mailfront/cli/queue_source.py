@@ -100,6 +100,12 @@ async def _show(reader: "QueueReader", arguments: dict[str, Any]) -> Any:
     return await reader.show(read(ShowRequest, arguments))
 
 
+async def _check(reader: "QueueReader", arguments: dict[str, Any]) -> Any:
+    from mailfront.admin.requests import CheckRequest, read
+
+    return await reader.check(read(CheckRequest, arguments))
+
+
 async def _export(reader: "QueueReader", arguments: dict[str, Any]) -> Any:
     from mailfront.admin.requests import ExportRequest, read
 
@@ -116,7 +122,7 @@ _OFFLINE: "dict[str, Callable[[QueueReader, dict[str, Any]], Awaitable[Any]]]" =
     "queue.list": _list,
     "queue.show": _show,
     "queue.stats": lambda reader, _: reader.stats(),
-    "queue.check": lambda reader, _: reader.check(),
+    "queue.check": _check,
     "queue.export": _export,
     "queue.piece": _piece,
 }

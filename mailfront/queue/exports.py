@@ -10,6 +10,7 @@ Reads only. Raises StoreFailed if the database does not answer, CorruptBody if a
 from dataclasses import dataclass
 
 from mailfront.base.ids import MessageId
+from mailfront.queue.check import CheckResult, Step, check_queue
 from mailfront.queue.rows import QueuedMessage, QueuedRecipient
 from mailfront.queue.views import QueueViews
 from mailfront.store import message_rows, recipient_rows
@@ -74,6 +75,10 @@ class QueueExport:
     async def piece(self, message_id: MessageId, number: int) -> bytes | None:
         """One piece of a body, of at most 256 KiB; None after the last, or if the message is gone."""
         return await self._store.read(lambda connection: message_rows.get_chunk(connection, message_id, number))
+
+    async def check(self, *, with_bodies: bool, step: Step) -> CheckResult:
+        """What is wrong with all of it, see `check`."""
+        return await check_queue(self._store, with_bodies=with_bodies, step=step)
 
     async def _whole_messages(self, selector: Selector, after: Key) -> tuple[list[ListedRow], Key | None]:
         rows: list[ListedRow] = []

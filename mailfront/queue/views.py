@@ -1,4 +1,4 @@
-"""What can be seen of the queue: pages, one message, counts by age and destination, and what is wrong with it.
+"""What can be seen of the queue: pages, one message, counts by age and destination.
 
 Reads only, so it also works beside a running server or without one. Long answers are put together from short reads and
 are therefore not one moment's picture. Raises StoreFailed if the database does not answer.
@@ -6,17 +6,14 @@ are therefore not one moment's picture. Raises StoreFailed if the database does 
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from mailfront.base.ids import MessageId
-from mailfront.base.printable import printable
 from mailfront.mail.names import MailboxKey, NodeId
 from mailfront.queue.pending import BUCKETS_COUNT, Homes
-from mailfront.queue.queue import ORPHAN_S
 from mailfront.queue.rows import SHOWN_STATES, QueuedMessage, RecipientState
 from mailfront.store import message_rows, queue_queries
-from mailfront.store.engine import integrity_problems
 from mailfront.store.errors import StoreFailed
 from mailfront.store.queue_queries import FIRST_KEY, HANDED_OFF, Key, ListedRow, Selector, Shape
 from mailfront.store.writer import Connection, Store
@@ -26,9 +23,7 @@ K = TypeVar("K")
 AGE_LIMITS_S = tuple(60.0 * minutes for minutes in (5, 10, 20, 40, 80, 160, 320, 640, 1280))
 """The age classes of `stats`; a last one holds what is older."""
 MOST_RECIPIENTS_SHOWN = 10_000
-MOST_PROBLEMS = 200
 _PAGE = 500
-_CHECK_S = 600.0
 _COUNT_S = 1.0
 _BUCKETS_AT_ONCE = 256
 
@@ -61,15 +56,6 @@ class Stats:
     by_domain: dict[str, Shape]
     by_node: dict[NodeId, Shape]
     age_limits_s: tuple[float, ...] = AGE_LIMITS_S
-
-
-@dataclass(slots=True)
-class CheckResult:
-    """What `check` looked at and found wrong, one line per problem, at most `MOST_PROBLEMS`."""
-
-    messages_count: int = 0
-    recipients_count: int = 0
-    problems: list[str] = field(default_factory=list)
 
 
 class QueueViews:
@@ -112,7 +98,10 @@ class QueueViews:
         page = await self.list_rows(Selector(ids=(message_id,)), limit=MOST_RECIPIENTS_SHOWN)
 
         def read(connection: Connection) -> QueuedMessage | None:
-            return message_rows.get_message(connection, message_id)
+            try:
+                return message_rows.get_message(connection, message_id)
+            except (ValueError, TypeError):
+                return None  # a damaged row: what is left are its recipients, and `check` says more
 
         message = await self._store.read(read)
         return MessageView(message, page.rows) if message is not None or page.rows else None
@@ -148,42 +137,6 @@ class QueueViews:
             by_domain=domains,
             by_node=by_node,
         )
-
-    async def check(self) -> CheckResult:
-        """Look for damage: the database's own check, bodies that are not whole, rows that fit nowhere.
-
-        Reads every message row; does not read bodies (each piece is checked when it is sent).
-        """
-        store, now_s = self._store, self._store.clock.wall_s()
-        result = CheckResult()
-        lines = await store.read(lambda connection: integrity_problems(connection, MOST_PROBLEMS), limit_s=_CHECK_S)
-        result.problems += [f"database: {printable(line)}" for line in lines]
-        states = await store.read(queue_queries.count_by_state)
-        known = {state.value for state in RecipientState}
-        result.problems += [
-            f"{count} recipients have the unknown state {printable(state)!r}"
-            for state, count in states.items()
-            if state not in known
-        ]
-        position = MessageId("")
-        while len(result.problems) < MOST_PROBLEMS:
-            rows = await self._check_page(position)
-            if not rows:
-                break
-            for message_id, state, declared_bytes, stored_bytes, recipients_count in rows:
-                result.messages_count += state not in (message_rows.DONE, message_rows.DISOWNED)
-                result.recipients_count += recipients_count
-                problem = _problem(state, declared_bytes, stored_bytes, recipients_count)
-                if problem:
-                    result.problems.append(f"{message_id}: {problem}")
-            position = rows[-1][0]
-        orphans = await store.read(lambda connection: message_rows.orphans_count(connection, now_s - 2 * ORPHAN_S))
-        if orphans:
-            result.problems.append(f"{orphans} bodies were begun over two hours ago and not swept")
-        return result
-
-    async def _check_page(self, after: MessageId) -> list[tuple[MessageId, str, int, int, int]]:
-        return await self._store.read(lambda connection: queue_queries.page_of_checks(connection, after, _PAGE))
 
     async def _page(self, selector: Selector, after: Key, limit: int, now_s: float) -> list[ListedRow]:
         """The next `limit` rows of both tables together."""
@@ -233,16 +186,3 @@ def _key(row: ListedRow) -> Key:
 def _add(shapes: dict[K, Shape], key: K, shape: Shape) -> None:
     total = shapes.setdefault(key, Shape([0] * len(shape.ages)))
     total.ages = [mine + more for mine, more in zip(total.ages, shape.ages, strict=True)]
-
-
-def _problem(state: str, declared_bytes: int, stored_bytes: int, recipients_count: int) -> str:
-    if state in (message_rows.QUEUED, message_rows.EXPIRED):
-        if not recipients_count:
-            return "queued, and without recipients"
-        if declared_bytes != stored_bytes:
-            return f"{stored_bytes} of {declared_bytes} bytes of its body are stored"
-    elif state not in (message_rows.INCOMING, message_rows.DONE, message_rows.DISOWNED):
-        return f"unknown state {printable(state)!r}"
-    elif recipients_count:
-        return f"{recipients_count} recipients although its state is {state}"
-    return ""

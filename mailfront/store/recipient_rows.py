@@ -134,6 +134,18 @@ def recipient_rows(
     return list(connection.execute(_OF_MESSAGE_IN_STATE, {"id": message_id, "in_state": state.value}))
 
 
+def page_of_rows(connection: Connection, after: tuple[str, int], limit: int) -> list[Row[Any]]:
+    """The next `limit` rows of all messages. Make values of them with `recipient_from_row`."""
+    place = tuple_(recipient.c.message_id, recipient.c.number)
+    query = (
+        select(*RECIPIENT_COLUMNS)
+        .where(place > after)
+        .order_by(recipient.c.message_id, recipient.c.number)
+        .limit(limit)
+    )
+    return list(connection.execute(query))
+
+
 def due_rows(
     connection: Connection,
     bucket: int,

@@ -19,6 +19,7 @@ from mailfront.base.ids import new_message_id
 from mailfront.mail.body import MemoryBody
 from mailfront.mail.outcome import Blame, Deferred
 from mailfront.mail.reply import reply
+from mailfront.queue.check import check_queue
 from mailfront.queue.queue import Queue
 from mailfront.queue.rows import QueuedMessage
 from mailfront.queue.views import QueueViews
@@ -108,7 +109,7 @@ async def _views(store: Store) -> None:
     await QueueViews(store, pinned).stats()
     _say("stats, with pinned mailboxes", f"{time.perf_counter() - started_s:.2f} s")
     started_s = time.perf_counter()
-    await views.check()
+    await check_queue(views._store)
     _say("check", f"{time.perf_counter() - started_s:.2f} s")
 
 

@@ -11,7 +11,7 @@ from mailfront.admin.audit import Audit
 from mailfront.admin.errors import AdminError, Kind
 from mailfront.admin.offline import reading
 from mailfront.admin.queues import QueueService
-from mailfront.admin.requests import ChangeRequest, ListRequest, RedirectRequest, ShowRequest, read
+from mailfront.admin.requests import ChangeRequest, CheckRequest, ListRequest, RedirectRequest, ShowRequest, read
 from mailfront.base.clock import ManualClock
 from mailfront.base.errors import MailfrontError
 from mailfront.mail.address import Address
@@ -214,7 +214,7 @@ async def test_the_database_is_read_without_a_server(bench: Bench) -> None:
         page = await reader.list(ListRequest())
         assert [row.recipient for row in page["rows"]] == ["ana@example.edu"]
         assert (await reader.stats())["total"] == 1
-        assert (await reader.check()).problems == []
+        assert (await reader.check(CheckRequest())).problems == []
 
 
 async def test_a_missing_or_damaged_database_is_one_clear_error(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from mailfront.mail.names import MailboxKey
 from mailfront.mail.next_hop import RESOLVE
 from mailfront.mail.outcome import Delivered, Unknown
 from mailfront.mail.reply import reply
+from mailfront.queue.check import check_queue
 from mailfront.queue.handoff_rows import HandoffTable
 from mailfront.queue.lifetimes import Lifetimes
 from mailfront.queue.operations import Order, QueueOperations, Verb, VerbResult
@@ -179,7 +180,7 @@ async def test_stats_of_nothing(views: QueueViews) -> None:
 
 async def test_check_of_a_sound_queue(filled: Queue, views: QueueViews) -> None:
     """Nothing wrong is nothing said."""
-    result = await views.check()
+    result = await check_queue(views._store)
     assert (result.problems, result.messages_count, result.recipients_count) == ([], 6, 6)
 
 
@@ -195,9 +196,9 @@ async def test_check_names_what_is_wrong(filled: Queue, views: QueueViews, clock
     ):
         await filled.store.write(lambda c, s=statement: c.execute(text(s)))  # type: ignore[misc]
     clock.advance(8000.0)
-    problems = " | ".join((await views.check()).problems)
+    problems = " | ".join((await check_queue(views._store)).problems)
     for expected in (
-        "1 recipients have the unknown state 'lost'",
+        f"{message_id(2)}/0: the unknown state 'lost'",
         "0 of 7 bytes",
         "without recipients",
         "unknown state 'odd'",
@@ -205,6 +206,34 @@ async def test_check_names_what_is_wrong(filled: Queue, views: QueueViews, clock
         "1 bodies were begun",
     ):
         assert expected in problems
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        ("UPDATE recipient SET attempts = 'many' WHERE message_id LIKE '%1'", "/0: "),
+        ("UPDATE recipient SET node_user = '' WHERE message_id LIKE '%1'", "/0: a name is missing"),
+        ("UPDATE recipient SET bucket = 5000 WHERE message_id LIKE '%1'", "/0: there is no bucket 5000"),
+        ("UPDATE recipient SET node = NULL WHERE message_id LIKE '%5'", "/0: unknown without a node"),
+    ],
+)
+async def test_check_reads_every_row(filled: Queue, damage: str, expected: str) -> None:
+    """A row that no attempt could use is named before it is tried."""
+    await filled.store.write(lambda connection: connection.execute(text(damage)))
+    (problem,) = (await check_queue(filled.store)).problems
+    assert expected in problem
+
+
+async def test_check_of_bodies_finds_a_flipped_bit(filled: Queue) -> None:
+    """Only if it is asked to read them; the message is set aside when it is tried."""
+    broken = text("UPDATE body_chunk SET data = X'68656c6c6f210a' WHERE message_id LIKE '%1'")
+    await filled.store.write(lambda connection: connection.execute(broken))
+    assert (await check_queue(filled.store)).problems == []
+    seen: list[int] = []
+    result = await check_queue(filled.store, with_bodies=True, step=lambda so_far: seen.append(so_far.pieces_count))
+    assert len(result.problems) == 1
+    assert f"{message_id(1)}: piece 0 of the stored body does not match its checksum" in result.problems[0]
+    assert (result.pieces_count, seen[-1]) == (5, 5)
 
 
 async def _run(operations: QueueOperations, verb: Verb, selector: Selector, *, dry_run: bool = False) -> VerbResult:

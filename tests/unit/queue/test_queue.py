@@ -16,10 +16,10 @@ from mailfront.mail.names import MailboxKey
 from mailfront.mail.next_hop import RESOLVE
 from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, HandedOff, Unknown
 from mailfront.mail.reply import reply
+from mailfront.queue.check import check_queue
 from mailfront.queue.lifetimes import Lifetimes
 from mailfront.queue.queue import Queue
 from mailfront.queue.rows import QueuedRecipient, RecipientState
-from mailfront.queue.views import QueueViews
 from mailfront.store import message_rows, recipient_rows
 from mailfront.store.errors import CorruptBody, StoreFailed
 from mailfront.store.writer import Connection, Store
@@ -477,7 +477,7 @@ async def test_a_large_message_that_is_disowned_while_it_is_written_is_refused(
     assert await _state(queue) == "disowned"
     assert queue.store.gate.reason == ""
     assert await queue.store.read(lambda c: message_rows.body_sizes(c, [message_id(1)])) == {}
-    assert (await QueueViews(queue.store, FakeHomes()).check()).problems == []
+    assert (await check_queue(queue.store)).problems == []
 
 
 async def test_the_mark_of_a_disowned_message_is_swept(queue: Queue, clock: ManualClock) -> None:
