@@ -11,11 +11,16 @@ from mailfront.base.printable import printable
 from mailfront.cluster.explain import NodeView, PlacementExplanation, explain
 from mailfront.cluster.placement import ClusterMap, Placement
 from mailfront.cluster.registry import PlacementRegistry
-from mailfront.directory.answers import Answer, DirectoryRecord
-from mailfront.intake.recipients import RecipientDirectory, Recipients, Target
+from mailfront.directory.answers import Answer, DirectoryRecord, Member, NoSuch
+from mailfront.intake.leaves import Expanded, Leaf, Target
+from mailfront.intake.recipients import RecipientDirectory, Recipients
 from mailfront.mail.address import Address
 from mailfront.mail.envelope import NO_OPTIONS
 from mailfront.mail.names import NodeId
+from mailfront.mail.routes import RouteTable
+
+MOST_LEAVES = 100
+_ACCEPTED = "250 2.1.5 recipient ok"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +46,23 @@ class RingView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeafView:
+    """One of those whom a forward or a list reaches. `at`: the mailbox's home, or the next hop."""
+
+    address: str
+    at: NodeId
+    via: str
+    list_owner: str | None
+    through_queue: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddressExplanation:
     """Where one address lives, why, and what would happen to a message for it now.
 
     `reply` is what RCPT is answered. Without a mailbox (refused addresses) `home` and all that follows are empty.
-    `now` is `deliver`, `handoff` or `queue`, `now_at` the node that would get the message.
+    `now` is `deliver`, `handoff` or `queue`, `now_at` the node that would get the message. A forward or a list has no
+    home: `leads_to` says whom it reaches and where they live, the first `MOST_LEAVES` of `leads_to_count`.
     """
 
     address: str
@@ -64,6 +81,8 @@ class AddressExplanation:
     now_at: NodeId | None = None
     now_reason: str = ""
     nodes: tuple[NodeView, ...] = ()
+    leads_to: tuple[LeafView, ...] = ()
+    leads_to_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +94,9 @@ class RecipientPolicy:
     node_user: str
     handoff_mailbox: Address | None
     secondaries_count: int
+    routes: RouteTable = RouteTable()
+    relays: bool = False
+    most_members: int = 5000
 
 
 class RingService:
@@ -118,9 +140,21 @@ class RingService:
             postmaster=self._policy.postmaster,
             node_user=self._policy.node_user,
             handoff_mailbox=self._policy.handoff_mailbox,
+            routes=self._policy.routes,
+            relays=self._policy.relays,
+            most_members=self._policy.most_members,
         )
         target = await recipients.resolve(parsed, NO_OPTIONS)
         said = None if listening.answer is None else show_answer(*listening.answer)
+        if isinstance(target, Expanded):
+            return AddressExplanation(
+                address=str(parsed),
+                directory=said,
+                reply=_ACCEPTED,
+                accepted=True,
+                leads_to=tuple(_leaf_view(leaf) for leaf in target.leaves[:MOST_LEAVES]),
+                leads_to_count=len(target.leaves),
+            )
         if not isinstance(target, Target):
             return AddressExplanation(address=str(parsed), directory=said, reply=str(target), accepted=False)
         found = explain(
@@ -135,7 +169,7 @@ def _explanation(
     return AddressExplanation(
         address=str(address),
         directory=said,
-        reply="250 2.1.5 recipient ok",
+        reply=_ACCEPTED,
         accepted=True,
         mailbox_key=printable(target.mailbox_key),
         node_user=printable(target.node_user),
@@ -152,8 +186,18 @@ def _explanation(
     )
 
 
+def _leaf_view(leaf: Leaf) -> LeafView:
+    return LeafView(
+        address=str(leaf.address),
+        at=leaf.placement.home if isinstance(leaf, Target) else leaf.hop,
+        via=leaf.via,
+        list_owner=leaf.list_owner,
+        through_queue=not isinstance(leaf, Target) or leaf.through_queue,
+    )
+
+
 class _Listening:
-    """Passes questions on to the directory and remembers the last answer."""
+    """Passes questions on to the directory and remembers the first answer: what the address itself is."""
 
     def __init__(self, directory: RecipientDirectory) -> None:
         self._directory = directory
@@ -161,8 +205,12 @@ class _Listening:
 
     async def recipient(self, address: Address) -> Answer:
         answer = await self._directory.recipient(address)
-        self.answer = (address, answer)
+        if self.answer is None or isinstance(self.answer[1], NoSuch):
+            self.answer = (address, answer)
         return answer
+
+    async def member(self, member: Member) -> Answer:
+        return await self._directory.member(member)
 
 
 class _LookingOnly:

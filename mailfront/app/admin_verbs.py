@@ -23,6 +23,7 @@ from mailfront.config.model import Configuration
 from mailfront.directory.directory import Directory
 from mailfront.mail.address import Address, parse_path
 from mailfront.mail.names import NodeId
+from mailfront.mail.routes import RouteTable
 from mailfront.queue.exports import QueueExport
 from mailfront.queue.handoff_rows import HandoffTable
 from mailfront.queue.imports import Places, QueueImport
@@ -117,6 +118,9 @@ def recipient_policy(config: Configuration) -> RecipientPolicy:
         node_user=storage.node_user,
         handoff_mailbox=None if storage.handoff_mailbox is None else checked_address(storage.handoff_mailbox),
         secondaries_count=storage.secondaries,
+        routes=RouteTable(route.name for route in config.route),
+        relays=config.outbound.smarthost is not None,
+        most_members=config.directory.max_members,
     )
 
 

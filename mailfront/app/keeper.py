@@ -85,7 +85,8 @@ class Keeper:
         self._owner = owner_of(os.getpid())
         context = node_context(config.node_tls)
         final_timeout_s = max(config.delivery.final_timeout, config.outbound.final_timeout)
-        lease_s = lease_for(final_timeout_s)
+        # What is committed before its fan-out has its lease from then on.
+        lease_s = lease_for(config.intake.deadline + final_timeout_s)
         self._directory = Directory(
             config.directory, state_dir=config.server.state_dir, clock=clock, keeps_snapshot=True
         )

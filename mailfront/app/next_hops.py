@@ -4,6 +4,8 @@ The look-up asks for mail that is in the queue already, by the same rules as at 
 its server, one of a domain that is not ours to the smarthost, everything else is `intake.Recipients`' word.
 """
 
+from collections.abc import Sequence
+
 from mailfront.app.admin_verbs import checked_address
 from mailfront.base.errors import Unavailable
 from mailfront.cluster.placement import Placement
@@ -13,19 +15,21 @@ from mailfront.delivery.relay import Relay
 from mailfront.delivery.transaction import Delivery
 from mailfront.directory.answers import DirectoryRecord
 from mailfront.directory.directory import Directory
+from mailfront.intake.leaves import HopLeaf, Leaf, Target
 from mailfront.intake.recipients import Alarms, Recipients
 from mailfront.mail.address import Address
-from mailfront.mail.envelope import NO_OPTIONS
-from mailfront.mail.names import NodeId, NodeUser
-from mailfront.mail.next_hop import NEXT_HOP_BUCKET, RELAY, RESOLVE, next_hop_key
+from mailfront.mail.envelope import RecipientOptions
+from mailfront.mail.names import NodeId
+from mailfront.mail.next_hop import RELAY, RESOLVE
 from mailfront.mail.reply import Reply
 from mailfront.mail.routes import RouteTable
 from mailfront.queue.dsn import Reporter
 from mailfront.queue.notices import NoticePolicy
 from mailfront.queue.queue import Queue
+from mailfront.queue.rows import Place
 from mailfront.transfer.hops import NextHop
 from mailfront.transfer.outbound import Route, Smarthost
-from mailfront.transfer.resolver import Resolver, Whereabouts
+from mailfront.transfer.resolver import Resolver
 
 LOOK_UPS_AT_ONCE = 8
 """Notices whose readers are looked up in the directory at a time."""
@@ -54,19 +58,33 @@ class AddressLookUp:
         self._local_domains = local_domains
         self._routes = routes
 
-    async def __call__(self, address: Address) -> Whereabouts | Reply:
+    async def __call__(
+        self, address: Address, options: RecipientOptions, sender: Address | None
+    ) -> Sequence[Place] | Reply:
         """Where mail for it goes, or the reply that refuses it. Raises Unavailable if the directory cannot say."""
         hop = self._routes.find(address)
         if hop is None and address.domain and address.domain not in self._local_domains:
             hop = RELAY
         if hop is not None:
-            return Whereabouts(mailbox_key=next_hop_key(hop), bucket=NEXT_HOP_BUCKET, node_user=NodeUser(str(address)))
-        target = await self._recipients.resolve(address, NO_OPTIONS)
-        if isinstance(target, Reply):
-            if target.enhanced == "4.4.3":
-                raise Unavailable(target.text)
-            return target
-        return Whereabouts(mailbox_key=target.mailbox_key, bucket=target.placement.bucket, node_user=target.node_user)
+            return (_place(HopLeaf(address=address, options=options, hop=hop)),)
+        found = await self._recipients.resolve(address, options, sender)
+        if isinstance(found, Reply):
+            if found.enhanced == "4.4.3":
+                raise Unavailable(found.text)
+            return found
+        return [_place(leaf) for leaf in ((found,) if isinstance(found, Target) else found.leaves)]
+
+
+def _place(leaf: Leaf) -> Place:
+    return Place(
+        address=str(leaf.address),
+        mailbox_key=leaf.mailbox_key,
+        bucket=leaf.bucket,
+        node_user=leaf.node_user,
+        options=leaf.options,
+        via=leaf.via,
+        list_owner=leaf.list_owner,
+    )
 
 
 def next_hops(config: Configuration) -> frozenset[NodeId]:
@@ -99,6 +117,9 @@ def make_next_hops(
         postmaster=checked_address(config.postmaster.address),
         node_user=storage.node_user,
         handoff_mailbox=None if storage.handoff_mailbox is None else checked_address(storage.handoff_mailbox),
+        routes=route_table(config),
+        relays=relay is not None,
+        most_members=config.directory.max_members,
     )
     look_up = AddressLookUp(recipients, local_domains, route_table(config))
     hops: dict[NodeId, tuple[NextHop, int]] = {RESOLVE: (Resolver(queue, look_up), LOOK_UPS_AT_ONCE)}

@@ -41,6 +41,7 @@ from mailfront.intake.kept import Keeping
 from mailfront.intake.recipients import Recipients
 from mailfront.intake.transaction import Intake, IntakePolicy
 from mailfront.mail.names import NodeId
+from mailfront.mail.routes import RouteTable
 from mailfront.net.body import BodyBudget
 from mailfront.net.channel import Channel
 from mailfront.net.connections import ConnectionTable
@@ -119,6 +120,9 @@ class Worker:
                 postmaster=postmaster,
                 node_user=storage.node_user,
                 handoff_mailbox=handoff_mailbox,
+                routes=RouteTable(route.name for route in config.route),
+                relays=config.outbound.smarthost is not None,
+                most_members=config.directory.max_members,
             ),
             Fanout(self._delivery, self._locator, self._queue, handoff),
             self._queue,

@@ -76,6 +76,8 @@ def _show(document: dict[str, Any]) -> None:
     if document["directory"] is not None:
         show_answer(document["directory"])
     facts([("RCPT is answered", document["reply"])])
+    if document["leads_to"]:
+        _show_leaves(document)
     if document["home"] is None:
         return
     facts(
@@ -98,3 +100,15 @@ def _show(document: dict[str, Any]) -> None:
             for each in document["nodes"]
         ],
     )  # fmt: skip
+
+
+def _show_leaves(document: dict[str, Any]) -> None:
+    left_out_count = document["leads_to_count"] - len(document["leads_to"])
+    facts([("leads to", f"{document['leads_to_count']} recipients"), ("not shown", left_out_count or "")])
+    table(
+        ("recipient", "at", "through", "bounces go to", "queue"),
+        [
+            (each["address"], each["at"], each["via"], each["list_owner"] or "", "yes" if each["through_queue"] else "")
+            for each in document["leads_to"]
+        ],
+    )

@@ -19,7 +19,6 @@ Path = tuple[str | int, ...]
 
 LATER = frozenset(
     {
-        "directory.groups",
         "directory.attributes.class",
         "listen[].auth",
         "storage.takeover",

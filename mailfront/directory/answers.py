@@ -4,9 +4,11 @@ The three are never mixed: trouble of ours is `CannotSay` (the caller says 4xx),
 own word (5xx). A closed union: match on the class and end with `assert_never`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
+from mailfront.directory.canonical import lookup_key
 from mailfront.mail.address import Address
 from mailfront.mail.names import MailboxKey
 
@@ -29,13 +31,76 @@ class Source(StrEnum):
     SNAPSHOT = "snapshot"
 
 
+@dataclass(frozen=True, slots=True)
+class ByDn:
+    """An entry by its name: members and owners of groups."""
+
+    dn: str
+
+
+@dataclass(frozen=True, slots=True)
+class ByUid:
+    """An entry by the login name that a posixGroup lists."""
+
+    uid: str
+
+
+Member = Address | ByDn | ByUid
+"""How an entry names another one."""
+NO_ADDRESS = Address("", "")
+"""A group that only other groups name needs no address."""
+
+
+class Audience(Enum):
+    """Who may post to a group, in a word."""
+
+    ANYONE = "anyone"
+    LOCAL = "local"
+    MEMBERS = "members"
+    OWNER = "owner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posters:
+    """Who may post to a group: whoever one part lets. `addresses` are canonical; `entries` are names of entries in
+    lower case; `domains` are canonical, without the `@`."""
+
+    audiences: frozenset[Audience] = frozenset({Audience.ANYONE})
+    addresses: frozenset[str] = frozenset()
+    domains: frozenset[str] = frozenset()
+    entries: frozenset[str] = frozenset()
+
+    @property
+    def is_everybody(self) -> bool:
+        """Whether nobody needs to be asked who he is."""
+        return Audience.ANYONE in self.audiences
+
+    def names(self, sender: Address, entries: Collection[str]) -> bool:
+        """Whether a sender is listed. `entries`: the names of the entries that are he."""
+        return (
+            lookup_key(sender) in self.addresses
+            or sender.domain in self.domains
+            or not self.entries.isdisjoint(entries)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """What makes an entry a group. `owner` takes the sender's place for its members; None: the sender stays."""
+
+    members: tuple[Member, ...]
+    owner: Address | ByDn | None = None
+    posters: Posters = Posters()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectoryRecord:
-    """One mailbox, or an entry whose mail goes elsewhere.
+    """One mailbox, an entry whose mail goes elsewhere, or both.
 
-    `key` is canonical, for the placement; `mailbox` is the raw value that a node is told. Both are empty only if
-    `redirected` (the entry has forwards or is a group). `address` is the primary one. `host` is the node that the
-    directory names, as written. `classes` are the entry's object classes in lower case.
+    `key` is canonical, for the placement; `mailbox` is the raw value that a node is told. Both are empty if there is no
+    mailbox, and always for a group. `forwards` are where its mail goes; `keeps_copy`: to its own mailbox too. `address`
+    is the primary one. `host` is the node that the directory names, as written. `classes` are the entry's object
+    classes in lower case. `entry` identifies the entry itself, whichever of its names was asked.
     """
 
     key: MailboxKey
@@ -44,8 +109,16 @@ class DirectoryRecord:
     status: Status = Status.ACTIVE
     over_quota: bool = False
     host: str | None = None
-    redirected: bool = False
+    forwards: tuple[Address, ...] = ()
+    keeps_copy: bool = False
+    group: Group | None = None
     classes: tuple[str, ...] = ()
+    entry: str = field(default="", compare=False)
+
+    @property
+    def redirected(self) -> bool:
+        """Whether mail for it goes elsewhere: it has forwards or is a group."""
+        return bool(self.forwards) or self.group is not None
 
 
 @dataclass(frozen=True, slots=True)

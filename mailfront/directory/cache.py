@@ -22,13 +22,22 @@ from mailfront.base.tasks import cancel_and_wait, spawn
 from mailfront.directory.answers import (
     ALARM_UNREACHABLE,
     Answer,
+    ByDn,
     CannotSay,
     DirectoryRecord,
     Found,
+    Member,
     NoSuch,
     Source,
 )
-from mailfront.directory.canonical import can_exist, canonical_address, lookup_key, split_detail
+from mailfront.directory.canonical import (
+    can_exist,
+    canonical_address,
+    canonical_dn,
+    canonical_text,
+    lookup_key,
+    split_detail,
+)
 from mailfront.directory.counters import DirectoryCounters
 from mailfront.directory.settings import LdapSettings
 from mailfront.mail.address import Address
@@ -39,15 +48,15 @@ MAX_FLIGHTS = 1000
 class Asked(Protocol):
     """A directory that takes its time."""
 
-    async def look_up(self, address: Address) -> Found | NoSuch | CannotSay:
-        """Ask about exactly this (canonical) address. Raises Unavailable if no server can answer."""
+    async def look_up(self, asked: Member) -> Found | NoSuch | CannotSay:
+        """Ask about exactly this (canonical) address or name. Raises Unavailable if no server can answer."""
         ...
 
 
 class Remembered(Protocol):
     """A copy of the whole directory."""
 
-    async def look_up(self, address: Address) -> Answer | None:
+    async def look_up(self, asked: Member) -> Answer | None:
         """What the copy says, with its age; None if there is no usable copy."""
         ...
 
@@ -104,6 +113,17 @@ class AnswerTable:
             self._counters.unanswered += 1
         return answer
 
+    async def member(self, member: Member) -> Answer:
+        """Who is it that a group names? An address is looked up as `recipient` does. Cancellation is safe."""
+        if isinstance(member, Address):
+            return await self.recipient(member)
+        # No address has a line end in it.
+        key = f"dn\n{canonical_dn(member.dn)}" if isinstance(member, ByDn) else f"uid\n{canonical_text(member.uid)}"
+        answer = self._unless_old(await self._ask_for(key, member))
+        if isinstance(answer, CannotSay):
+            self._counters.unanswered += 1
+        return answer
+
     async def close(self) -> None:
         """End the look-ups under way; who waits for one is cancelled."""
         await cancel_and_wait(*self._flights.values())
@@ -120,16 +140,22 @@ class AnswerTable:
             if isinstance(plain, CannotSay):
                 return plain
             answer = plain if answer.source not in {Source.STALE, Source.SNAPSHOT} else answer
-        if answer.source in {Source.STALE, Source.SNAPSHOT}:
-            # An old copy may know who exists. Who does not exist only a server can say.
-            return CannotSay(f"the address is not among the last known, and {self._away}", ALARM_UNREACHABLE)
+        return self._unless_old(answer)
+
+    def _unless_old(self, answer: Answer) -> Answer:
+        """An old copy may know who exists. Who does not exist only a server can say."""
+        if isinstance(answer, NoSuch) and answer.source in {Source.STALE, Source.SNAPSHOT}:
+            return CannotSay(f"it is not among the last known, and {self._away}", ALARM_UNREACHABLE)
         return answer
 
     async def _ask(self, address: Address) -> Answer:
         """Answer for exactly this spelling. `NoSuch` from STALE or SNAPSHOT only means: not known there."""
         if not can_exist(address):
             return NoSuch(Source.CACHE)
-        key, now_s = lookup_key(address), self._monotonic_s()
+        return await self._ask_for(lookup_key(address), address)
+
+    async def _ask_for(self, key: str, asked: Member) -> Answer:
+        now_s = self._monotonic_s()
         kept = self._records.get(key)
         if kept is not None and now_s < kept.fresh_until_s:
             self._counters.hits += 1
@@ -144,17 +170,18 @@ class AnswerTable:
         elif len(self._flights) >= MAX_FLIGHTS:
             return CannotSay(f"{MAX_FLIGHTS} directory look-ups are under way", ALARM_UNREACHABLE)
         else:
-            flight = spawn(self._fly(key, canonical_address(address)), name="directory-lookup")
+            asked = canonical_address(asked) if isinstance(asked, Address) else asked
+            flight = spawn(self._fly(key, asked), name="directory-lookup")
             self._flights[key] = flight
             flight.add_done_callback(lambda _: self._flights.pop(key, None))
         return await asyncio.shield(flight)
 
-    async def _fly(self, key: str, address: Address) -> Answer:
+    async def _fly(self, key: str, asked: Member) -> Answer:
         try:
-            answer = await self._source.look_up(address)
+            answer = await self._source.look_up(asked)
         except Unavailable as error:
             self._away = str(error)
-            return await self._without_source(key, address)
+            return await self._without_source(key, asked)
         now_s = self._monotonic_s()
         self._records.pop(key, None)
         self._others.pop(key, None)
@@ -166,7 +193,7 @@ class AnswerTable:
             self._others[key] = _Other(answer, now_s)
         return answer
 
-    async def _without_source(self, key: str, address: Address) -> Answer:
+    async def _without_source(self, key: str, asked: Member) -> Answer:
         now_s = self._monotonic_s()
         kept = self._records.get(key)
         if kept is not None and now_s - kept.learned_s <= self._stale_s:
@@ -177,7 +204,7 @@ class AnswerTable:
             other = None
         if other is not None and isinstance(other.answer, CannotSay):
             return other.answer
-        answer = await self._snapshot.look_up(address) if self._snapshot is not None else None
+        answer = await self._snapshot.look_up(asked) if self._snapshot is not None else None
         if isinstance(answer, Found):
             self._counters.snapshot += 1
             return answer

@@ -18,6 +18,7 @@ MAILBOX_NAME = r"[^\s<>\"\\\x00-\x20\x7f-\x9f]{1,255}"
 """What a storage node may be told: it goes, unquoted, into LMTP commands and logins."""
 
 MAX_LOGIN_CHARS = 255
+_AROUND_SEPARATOR = re.compile(r"(?<!\\) *([,=+]) *")
 
 # Printable, unchanged by NFKC, and mapped to nothing by RFC 4518 section 2.2.
 _IGNORED_BY_LDAP = re.compile("[\u034f\u1806\u180b-\u180d\ufe00-\ufe0f\ufffc\U000e0100-\U000e01ef]")
@@ -39,6 +40,12 @@ def lookup_key(address: Address) -> str:
 def canonical_address(address: Address) -> Address:
     """The address as the directory is asked for it."""
     return Address(canonical_text(address.local), canonical_text(address.domain))
+
+
+def canonical_dn(dn: str) -> str:
+    """The form that identifies an entry in caches and comparisons: no spaces around separators, lower case. Servers
+    write one entry's name in one way, so that this only evens out what people type into `member` and `owner`."""
+    return canonical_text(_AROUND_SEPARATOR.sub(r"\1", dn.strip()))
 
 
 def can_exist(address: Address) -> bool:

@@ -14,7 +14,7 @@ from mailfront.base.clock import Clock
 from mailfront.base.errors import Unavailable
 from mailfront.base.secret import Secret
 from mailfront.base.tasks import cancel_and_wait, spawn
-from mailfront.directory.answers import Answer
+from mailfront.directory.answers import Answer, Member
 from mailfront.directory.cache import AnswerTable
 from mailfront.directory.counters import CountersReport, DirectoryCounters
 from mailfront.directory.ldap import LdapDirectory
@@ -89,6 +89,12 @@ class Directory:
         """Is this the password of that name? A password that was right a moment ago is answered without yielding to the
         event loop. Never raises for directory trouble: that is `CannotSay`, never `Denied`. Cancellation is safe."""
         return await self._logins.authenticate(name, password, mechanism)
+
+    async def member(self, member: Member) -> Answer:
+        """Who is it that an entry names as its member, owner or poster? As `recipient`; a name that leads to an entry
+        without mailbox, forward and members is `NoSuch`."""
+        self.counters.lookups += 1
+        return await self._answers.member(member)
 
     async def reachable(self) -> tuple[str, ...]:
         """Try every server now: connect, bind, one search. One line for each thing that is wrong, with what to do

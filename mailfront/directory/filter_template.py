@@ -1,8 +1,9 @@
 """An LDAP search filter with placeholders (RFC 4515): parsed once, filled with escaped values only. Pure.
 
-Placeholders: `{address}`, `{local}`, `{domain}`; in a filter for logins also `{login}`. What a client sent stands only
-inside the value of a comparison, and there every byte that is not a letter, a digit or one of `@ . _ -` is written as
-`\\xx`: no value can end the comparison, add a wildcard or start another filter.
+Placeholders: `{address}`, `{local}`, `{domain}`; in a filter for logins also `{login}`, in one for members of groups
+`{uid}`. What a client sent, or another entry holds, stands only inside the value of a comparison, and there every byte
+that is not a letter, a digit or one of `@ . _ -` is written as `\\xx`: no value can end the comparison, add a wildcard
+or start another filter.
 
 The same tree answers from a snapshot without a server (`keys`, `matches`). Parts without a placeholder are taken as
 true there: the server checked them when the snapshot was made. A template where that would be wrong (a placeholder
@@ -13,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from mailfront.directory.answers import ByUid
 from mailfront.directory.canonical import canonical_text
 from mailfront.mail.address import Address
 
@@ -20,6 +22,7 @@ MAX_TEMPLATE_CHARS = 4096
 MAX_DEPTH = 20
 PLACEHOLDERS = ("address", "local", "domain")
 LOGIN_PLACEHOLDERS = ("login", *PLACEHOLDERS)
+UID_PLACEHOLDERS = ("uid",)
 
 _SAFE = re.compile(rb"[A-Za-z0-9@._\-]")
 _ESCAPE = {byte: chr(byte) if _SAFE.fullmatch(bytes([byte])) else f"\\{byte:02x}" for byte in range(256)}
@@ -72,9 +75,9 @@ class FilterTemplate:
         self.attributes: frozenset[str] = frozenset(item.attribute for item in self._leaves)
         self.snapshot_problem: str = _snapshot_problem(self._root, negated=False)
 
-    def fill(self, address: Address) -> str:
-        """The filter that asks for one address."""
-        return self._filled(_values(address))
+    def fill(self, asked: Address | ByUid) -> str:
+        """The filter that asks for one address, or for the login name of a member."""
+        return self._filled(_values(asked))
 
     def fill_login(self, login: str) -> str:
         """The filter that asks for one login name. `{local}` and `{domain}` are its parts around the last `@`; without
@@ -97,19 +100,21 @@ class FilterTemplate:
             for value in entry.get(attribute, ()):
                 yield attribute, canonical_text(value)
 
-    def keys(self, address: Address) -> Iterator[tuple[str, str]]:
-        """The pairs of which an entry must have at least one to match an address."""
-        values = _values(address)
+    def keys(self, asked: Address | ByUid) -> Iterator[tuple[str, str]]:
+        """The pairs of which an entry must have at least one to match."""
+        values = _values(asked)
         for item in self._leaves:
             yield item.attribute, _plain(item.value, values)
 
-    def matches(self, entry: Mapping[str, tuple[str, ...]], address: Address) -> bool:
-        """Whether an entry of the snapshot answers for the address. Attribute names in `entry` are lower case."""
-        return _matches(self._root, entry, _values(address))
+    def matches(self, entry: Mapping[str, tuple[str, ...]], asked: Address | ByUid) -> bool:
+        """Whether an entry of the snapshot answers for what is asked. Attribute names in `entry` are lower case."""
+        return _matches(self._root, entry, _values(asked))
 
 
-def _values(address: Address) -> dict[str, str]:
-    return {"address": f"{address.local}@{address.domain}", "local": address.local, "domain": address.domain}
+def _values(asked: Address | ByUid) -> dict[str, str]:
+    if isinstance(asked, ByUid):
+        return {"uid": asked.uid}
+    return {"address": f"{asked.local}@{asked.domain}", "local": asked.local, "domain": asked.domain}
 
 
 def _parse(text: str, start: int, depth: int) -> tuple[_Item | _Group, int]:

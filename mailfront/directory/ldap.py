@@ -19,10 +19,10 @@ from mailfront.base.backoff import exponential_s, jittered_s
 from mailfront.base.errors import Unavailable
 from mailfront.base.secret import Secret
 from mailfront.base.tasks import cancel_and_wait, spawn
-from mailfront.directory.answers import CannotSay, Found, NoSuch
+from mailfront.directory.answers import ByDn, ByUid, CannotSay, Found, Member, NoSuch
 from mailfront.directory.counters import DirectoryCounters
 from mailfront.directory.entries import BadEntry, Entry, EntryReader
-from mailfront.directory.filter_template import FilterTemplate
+from mailfront.directory.filter_template import UID_PLACEHOLDERS, FilterTemplate
 from mailfront.directory.ldap_connection import SearchRefused, ServerDown
 from mailfront.directory.ldap_server import LdapServer
 from mailfront.directory.settings import LdapSettings
@@ -56,6 +56,7 @@ class LdapDirectory:
         self._timeout_s = settings.timeout
         self._counters = counters
         self._template = FilterTemplate(settings.recipient_filter)
+        self._uid_template = FilterTemplate(settings.groups.uid_filter, UID_PLACEHOLDERS)
         self._reader = EntryReader(settings)
         self._members = tuple(_Member(LdapServer(url, settings), LdapServer(url, settings)) for url in settings.urls)
 
@@ -64,20 +65,26 @@ class LdapDirectory:
         """How many connections were opened so far, to all servers."""
         return sum(member.server.connects_count for member in self._members)
 
-    async def look_up(self, address: Address) -> Found | NoSuch | CannotSay:
-        """Ask about exactly this canonical address. Ends within `directory.timeout`.
+    async def look_up(self, asked: Member) -> Found | NoSuch | CannotSay:
+        """Ask about exactly this canonical address, name or login name. Ends within `directory.timeout`.
 
         Raises Unavailable if no server can answer. Cancellation is safe.
         """
-        entries = await self.find(self._template.fill(address))
-        return self._reader.answer(entries, address)
+        entries = await self.find(self._wanted(asked))
+        return self._reader.answer(entries, asked)
+
+    def _wanted(self, asked: Member) -> str | ByDn:
+        if isinstance(asked, ByDn):
+            return asked
+        return (self._uid_template if isinstance(asked, ByUid) else self._template).fill(asked)
 
     async def all_entries(self) -> list[Entry]:
         """Every entry that some address could find, with the attributes that the snapshot needs.
 
         Takes seconds to minutes. Raises Unavailable.
         """
-        wanted = tuple(sorted({*self._reader.wanted, *self._template.attributes}))
+        templates = (self._template, self._uid_template)
+        wanted = tuple(sorted({*self._reader.wanted, *(name for each in templates for name in each.attributes)}))
         for member in self._members:
             if not member.down_reason:
                 return await member.server.search_all(self._template.presence(), wanted, limit_s=ALL_ENTRIES_S)
@@ -104,10 +111,11 @@ class LdapDirectory:
             await member.server.close()
             await member.logins.close()
 
-    async def find(self, search_filter: str) -> list[Entry]:
-        """The entries that match a filter, a few at most. Ends within `directory.timeout`. Raises Unavailable."""
+    async def find(self, wanted: str | ByDn) -> list[Entry]:
+        """The entries that match a filter, a few at most, or the one of this name. Ends within `directory.timeout`.
+        Raises Unavailable."""
         return await self._first_that_works(
-            lambda member, limit_s: member.server.search(search_filter, self._reader.wanted, limit_s=limit_s)
+            lambda member, limit_s: member.server.search(wanted, self._reader.wanted, limit_s=limit_s)
         )
 
     async def verify(self, dn: str, password: Secret) -> bool:

@@ -33,7 +33,7 @@ PAGE_ENTRIES = 500
 PAGE_PAUSE_S = 0.03
 """Between two pages of the snapshot: decoding a page holds the interpreter about this long."""
 
-_SUCCESS, _SIZE_LIMIT_EXCEEDED, _NO_SUCH_OBJECT, _BUSY, _UNAVAILABLE = 0, 4, 32, 51, 52
+_SUCCESS, _SIZE_LIMIT_EXCEEDED, _NO_SUCH_OBJECT, _INVALID_DN_SYNTAX, _BUSY, _UNAVAILABLE = 0, 4, 32, 34, 51, 52
 _NO_PASSWORD_HERE, _WRONG_PASSWORD = 48, 49
 _PAGED_RESULTS = "1.2.840.113556.1.4.319"
 
@@ -133,6 +133,23 @@ class LdapConnection:
             )
             if result["result"] != _SIZE_LIMIT_EXCEEDED:
                 self._check(result)
+            return _entries(response)
+
+    def entry(self, dn: str, attributes: tuple[str, ...]) -> list[Entry]:
+        """The entry of this name; none if there is none, or the name is not one. Raises ServerDown, SearchRefused."""
+        with self._explained():
+            _, result, response, _ = self._ldap.search(
+                dn,
+                "(objectClass=*)",
+                search_scope=ldap3.BASE,
+                dereference_aliases=ldap3.DEREF_NEVER,
+                attributes=list(attributes),
+                size_limit=1,
+                time_limit=self._receive_s,
+            )
+            if result["result"] in {_NO_SUCH_OBJECT, _INVALID_DN_SYNTAX}:
+                return []
+            self._check(result)
             return _entries(response)
 
     def pages(self, search_filter: str, attributes: tuple[str, ...]) -> Iterator[list[Entry]]:

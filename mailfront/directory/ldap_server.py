@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from mailfront.base.secret import Secret
+from mailfront.directory.answers import ByDn
 from mailfront.directory.entries import Entry
 from mailfront.directory.ldap_connection import LdapConnection, SearchRefused, ServerDown, connector
 from mailfront.directory.settings import LdapSettings
@@ -62,16 +63,16 @@ class LdapServer:
         self._attempts: set[_Attempt] = set()
         self._closed = False
 
-    async def search(self, search_filter: str, attributes: tuple[str, ...], *, limit_s: float) -> list[Entry]:
-        """All entries below the base that match, `SIZE_LIMIT` at most.
+    async def search(self, wanted: str | ByDn, attributes: tuple[str, ...], *, limit_s: float) -> list[Entry]:
+        """All entries below the base that match a filter, `SIZE_LIMIT` at most; or the one entry of a name, if there.
 
         Ends within `limit_s` seconds. Raises ServerDown, SearchRefused. Cancellation is safe.
         """
 
         def call(attempt: _Attempt) -> list[Entry]:
-            return self._on_connection(
-                attempt, lambda connection: connection.search(search_filter, attributes, SIZE_LIMIT)
-            )
+            if isinstance(wanted, ByDn):
+                return self._on_connection(attempt, lambda connection: connection.entry(wanted.dn, attributes))
+            return self._on_connection(attempt, lambda connection: connection.search(wanted, attributes, SIZE_LIMIT))
 
         return await self._in_thread(self._threads, limit_s, call)
 

@@ -6,9 +6,23 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from mailfront.base.settings import DurationS, FilePath, Settings
-from mailfront.directory.filter_template import LOGIN_PLACEHOLDERS, FilterTemplate
+from mailfront.directory.filter_template import LOGIN_PLACEHOLDERS, UID_PLACEHOLDERS, FilterTemplate
+from mailfront.directory.posters import read_posters
 
 AttributeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$", max_length=128)]
+AttributeNames = Annotated[tuple[AttributeName, ...], Field(strict=False)]
+GROUP_CLASSES = (
+    "distributionList",
+    "group",
+    "groupOfMembers",
+    "groupOfNames",
+    "groupOfUniqueNames",
+    "groupOfURLs",
+    "mailGroup",
+    "nisMailAlias",
+    "posixGroup",
+    "rfc822MailGroup",
+)
 DEFAULT_PORTS = {"ldap": 389, "ldaps": 636, "ldapi": 0}
 
 
@@ -23,7 +37,10 @@ class AttributeSettings(Settings):
     """A value that never changes, such as `entryUUID`: the mailbox key is made of it, so that renaming a user moves no
     mail. Absent here or in the entry: `mailbox` is used. Changing this later gives every mailbox another key."""
     forward: AttributeName | None = "mailForwardingAddress"
-    """An entry with this attribute is a forward. This version answers `451 4.3.5` for it."""
+    """Where an entry's mail goes instead of its mailbox: one address per value. A value that is one of the entry's own
+    addresses keeps a copy."""
+    forward_copy: AttributeName | None = None
+    """An entry with forwards whose value of this attribute is one of `directory.copy_values` keeps a copy too."""
     host: AttributeName | None = None
     """The id of the node on which a mailbox is placed first. Absent: the hash decides."""
     status: AttributeName | None = "mailUserStatus"
@@ -37,6 +54,43 @@ class StatusSettings(Settings):
     """Mail is refused with `550 5.2.1`."""
     over_quota: tuple[str, ...] = Field(default=("overquota",), strict=False)
     """Mail is refused with `452 4.2.2`, and the sender tries again."""
+
+
+class GroupSettings(Settings):
+    """Which entries are groups (mailing lists), and which of their attributes mean what."""
+
+    classes: tuple[str, ...] = Field(default=GROUP_CLASSES, strict=False)
+    """An entry with one of these object classes is a group and has no mailbox."""
+    members_dn: AttributeNames = ("member", "uniqueMember")
+    """Attributes that name members by the DN of their entry. A member may be a group."""
+    members_uid: AttributeNames = ("memberUid",)
+    """Attributes that name members by login name; `uid_filter` finds their entries."""
+    members_address: AttributeNames = ("mgrpRFC822MailMember", "rfc822MailMember")
+    """Attributes that name members by address, of ours or of other sites."""
+    uid_filter: str = "(uid={uid})"
+    """Finds the entry of a login name. `{uid}` is escaped."""
+    owner: AttributeName | None = "mgrpErrorsTo"
+    """Who takes the sender's place for the members, so that he hears of bounces: an address, with or without `mailto:`,
+    or the DN of an entry that has one. Absent in the entry: the sender stays."""
+    may_post: AttributeName | None = "mgrpAllowedBroadcaster"
+    """Who may post: addresses (with or without `mailto:`), DNs, `@domain`, or the words `anyone`, `local`, `members`,
+    `owner`. Who is none of them gets `550 5.7.2`."""
+    default_may_post: tuple[str, ...] = Field(default=("anyone",), min_length=1, strict=False)
+    """The same for groups that have no such attribute."""
+    max_members: int = Field(default=5000, ge=1, le=100_000)
+    """The most recipients that one address may lead to, nested groups and all. More: `451 4.3.5` and an alarm."""
+
+    @field_validator("uid_filter")
+    @classmethod
+    def _filter_is_sound(cls, value: str) -> str:
+        FilterTemplate(value, UID_PLACEHOLDERS)
+        return value
+
+    @field_validator("default_may_post")
+    @classmethod
+    def _posters_are_sound(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        read_posters(value)
+        return value
 
 
 class LdapSettings(Settings):
@@ -81,8 +135,16 @@ class LdapSettings(Settings):
     one_namespace: bool = False
     """Set it if values of `id` (or `mailbox`) are unique over all domains: the key is then the value alone. Needed if
     one entry has primary addresses in several domains. Changing it later gives every mailbox another key."""
+    copy_values: tuple[str, ...] = Field(default=("true", "yes", "1", "mailbox", "localdelivery"), strict=False)
+    """Values of `directory.attributes.forward_copy` that mean yes, whatever their case."""
     attributes: AttributeSettings = AttributeSettings()
     status: StatusSettings = StatusSettings()
+    groups: GroupSettings = GroupSettings()
+
+    @property
+    def max_members(self) -> int:
+        """See `GroupSettings.max_members`."""
+        return self.groups.max_members
 
     @field_validator("urls")
     @classmethod
@@ -112,9 +174,13 @@ class LdapSettings(Settings):
             raise ValueError("starttls is for ldap:// only; remove it, or write ldap:// for every server in urls")
         if (self.bind_dn is None) != (self.password_file is None):
             raise ValueError("bind_dn and password_file need each other; without both, mailfront binds anonymously")
-        problem = FilterTemplate(self.recipient_filter).snapshot_problem
-        if self.snapshot is not None and problem:
-            raise ValueError(f"recipient_filter cannot be answered from a snapshot: {problem}; remove snapshot")
+        if self.snapshot is not None:
+            for name, template in (
+                ("recipient_filter", FilterTemplate(self.recipient_filter)),
+                ("groups.uid_filter", FilterTemplate(self.groups.uid_filter, UID_PLACEHOLDERS)),
+            ):
+                if problem := template.snapshot_problem:
+                    raise ValueError(f"{name} cannot be answered from a snapshot: {problem}; remove snapshot")
         return self
 
 
@@ -139,9 +205,11 @@ class StaticSettings(Settings):
     """`static`."""
     file: FilePath
     """The TOML file: `[[user]]` with `address`, `mailbox` and, if wanted, `id`, `aliases`, `forward`, `host`, `status`,
-    `over_quota`, `password`; `[[group]]` with `address`, `members`."""
+    `over_quota`, `password`, `keep_copy`; `[[group]]` with `address`, `members`, `owner`, `may_post`."""
     one_namespace: bool = False
     """Set it if values of `id` (or `mailbox`) are unique over all domains: the key is then the value alone."""
+    max_members: int = Field(default=5000, ge=1, le=100_000)
+    """The most recipients that one address may lead to, nested groups and all. More: `451 4.3.5` and an alarm."""
 
 
 DirectorySettings = Annotated[LdapSettings | StaticSettings, Field(discriminator="kind")]

@@ -20,11 +20,11 @@ import orjson
 
 from mailfront.base.clock import Clock
 from mailfront.base.errors import MailfrontError
-from mailfront.directory.answers import Answer, Found, NoSuch, Source
+from mailfront.directory.answers import Answer, ByDn, ByUid, Found, Member, NoSuch, Source
+from mailfront.directory.canonical import canonical_dn
 from mailfront.directory.entries import Entry, EntryReader
-from mailfront.directory.filter_template import FilterTemplate
+from mailfront.directory.filter_template import UID_PLACEHOLDERS, FilterTemplate
 from mailfront.directory.settings import LdapSettings
-from mailfront.mail.address import Address
 
 FILE_NAME = "directory-snapshot.jsonl"
 MAX_ENTRIES = 2_000_000
@@ -40,6 +40,7 @@ class _Loaded:
     stamp: tuple[int, int, int]
     written_s: float
     index: dict[tuple[str, str], list[Entry]]
+    by_dn: dict[str, Entry]
 
 
 class SnapshotStore:
@@ -52,18 +53,20 @@ class SnapshotStore:
         self._clock = clock
         self._stale_s = settings.stale
         self._template = FilterTemplate(settings.recipient_filter)
+        self._uid_template = FilterTemplate(settings.groups.uid_filter, UID_PLACEHOLDERS)
         self._reader = EntryReader(settings)
         self._made_for = {
             "base": settings.base,
             "filter": settings.recipient_filter,
+            "uid_filter": settings.groups.uid_filter,
             "attributes": list(self._reader.wanted),
         }
         self._loaded: _Loaded | None = None
         self._loading = asyncio.Lock()
 
-    async def look_up(self, address: Address) -> Answer | None:
-        """What the last snapshot says about a canonical address, if it is no older than `directory.stale`; None if
-        there is no such snapshot."""
+    async def look_up(self, asked: Member) -> Answer | None:
+        """What the last snapshot says about a canonical address, or a member of a group, if it is no older than
+        `directory.stale`; None if there is no such snapshot."""
         async with self._loading:
             loaded = await self._current()
         if loaded is None:
@@ -72,16 +75,23 @@ class SnapshotStore:
         if age_s > self._stale_s:
             self.problem = f"{self.path}: the snapshot is older than directory.stale"
             return None
-        entries = {
-            entry.dn: entry
-            for key in self._template.keys(address)
-            for entry in loaded.index.get(key, ())
-            if self._template.matches(entry.values, address)
-        }
-        answer = self._reader.answer(list(entries.values()), address)
+        answer = self._reader.answer(self._entries(loaded, asked), asked)
         if isinstance(answer, Found):
             return Found(answer.record, Source.SNAPSHOT, age_s)
         return NoSuch(Source.SNAPSHOT, age_s) if isinstance(answer, NoSuch) else answer
+
+    def _entries(self, loaded: _Loaded, asked: Member) -> list[Entry]:
+        if isinstance(asked, ByDn):
+            entry = loaded.by_dn.get(canonical_dn(asked.dn))
+            return [] if entry is None else [entry]
+        template = self._uid_template if isinstance(asked, ByUid) else self._template
+        found = {
+            entry.dn: entry
+            for key in template.keys(asked)
+            for entry in loaded.index.get(key, ())
+            if template.matches(entry.values, asked)
+        }
+        return list(found.values())
 
     def age_s(self) -> float | None:
         """How old the file on disk is; None if there is none that fits these settings."""
@@ -113,6 +123,7 @@ class SnapshotStore:
 
     def _load(self, stamp: tuple[int, int, int]) -> _Loaded:
         index: dict[tuple[str, str], list[Entry]] = {}
+        by_dn: dict[str, Entry] = {}
         count = 0
         with self.path.open("rb") as file:
             head = self._head(file.readline())
@@ -122,13 +133,14 @@ class SnapshotStore:
                     break
                 entry = Entry(item["dn"], {name: tuple(values) for name, values in item["values"].items()})
                 count += 1
-                for key in self._template.entry_keys(entry.values):
+                by_dn[canonical_dn(entry.dn)] = entry
+                for key in {*self._template.entry_keys(entry.values), *self._uid_template.entry_keys(entry.values)}:
                     index.setdefault(key, []).append(entry)
             else:
                 raise SnapshotRefused(f"{self.path}: the file has no end; it is not used")
         if item["end"] != count:
             raise SnapshotRefused(f"{self.path}: {count} entries instead of {item['end']}; the file is not used")
-        return _Loaded(stamp, head["written_s"], index)
+        return _Loaded(stamp, head["written_s"], index, by_dn)
 
     def _head(self, line: bytes) -> dict[str, Any]:
         head = self._item(line)

@@ -16,7 +16,16 @@ from mailfront.base.errors import ConfigError
 from mailfront.base.secret import Secret
 from mailfront.base.settings import Settings
 from mailfront.directory import passwords
-from mailfront.directory.answers import Answer, DirectoryRecord, Found, NoSuch, Source, Status
+from mailfront.directory.answers import (
+    Answer,
+    DirectoryRecord,
+    Found,
+    Group,
+    Member,
+    NoSuch,
+    Source,
+    Status,
+)
 from mailfront.directory.canonical import (
     MAILBOX_NAME,
     can_exist,
@@ -27,6 +36,7 @@ from mailfront.directory.canonical import (
     split_detail,
 )
 from mailfront.directory.logins import DENIED, LoginAnswer
+from mailfront.directory.posters import read_posters
 from mailfront.directory.settings import StaticSettings
 from mailfront.mail.address import Address, parse_path
 from mailfront.mail.names import MailboxKey
@@ -53,11 +63,12 @@ class StaticUser(Settings):
     password: str | None = Field(default=None, repr=False)
     aliases: Texts = ()
     forward: str | Texts = ()
+    keep_copy: bool = False
     host: str | None = Field(default=None, min_length=1)
     status: Literal["active", "suspended"] = "active"
     over_quota: bool = False
 
-    @field_validator("address", "aliases")
+    @field_validator("address", "aliases", "forward")
     @classmethod
     def _are_addresses(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         return _addresses(value)
@@ -82,11 +93,19 @@ class StaticGroup(Settings):
 
     address: str
     members: Texts = Field(min_length=1)
+    owner: str | None = None
+    may_post: Texts = ("anyone",)
 
-    @field_validator("address", "members")
+    @field_validator("address", "members", "owner")
     @classmethod
-    def _are_addresses(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        return _addresses(value)
+    def _are_addresses(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        return None if value is None else _addresses(value)
+
+    @field_validator("may_post")
+    @classmethod
+    def _are_posters(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        read_posters(value)
+        return value
 
 
 class StaticFile(Settings):
@@ -127,6 +146,10 @@ class StaticDirectory:
             if answer is not None:
                 return Found(answer.record, Source.STATIC, 0.0, detail)
         return _NO_SUCH
+
+    async def member(self, member: Member) -> Answer:
+        """Who is this member of a group? The file names members by address only."""
+        return await self.recipient(member) if isinstance(member, Address) else _NO_SUCH
 
     async def reachable(self) -> tuple[str, ...]:
         """Read the file again: the lines that a reload would fail with, none if it would not."""
@@ -195,18 +218,22 @@ def _records(content: StaticFile, *, one_namespace: bool) -> Iterator[tuple[str,
             status=Status(user.status),
             over_quota=user.over_quota,
             host=user.host,
-            redirected=bool(user.forward),
+            forwards=tuple(map(_parsed, (user.forward,) if isinstance(user.forward, str) else user.forward)),
+            keeps_copy=user.keep_copy,
+            entry=str(primary),
         )
         yield f"user.{number}", primary, record
         for alias in user.aliases:
             yield f"user.{number}.aliases", _parsed(alias), record
     for number, group in enumerate(content.group):
         primary = _parsed(group.address)
-        yield (
-            f"group.{number}",
-            primary,
-            DirectoryRecord(key=MailboxKey(""), mailbox="", address=primary, redirected=True),
+        content_of = Group(
+            members=tuple(_parsed(member) for member in group.members),
+            owner=None if group.owner is None else _parsed(group.owner),
+            posters=read_posters(group.may_post),
         )
+        record = DirectoryRecord(key=MailboxKey(""), mailbox="", address=primary, group=content_of, entry=str(primary))
+        yield f"group.{number}", primary, record
 
 
 def _parsed(text: str) -> Address:

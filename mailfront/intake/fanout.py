@@ -10,12 +10,14 @@ What the home itself says (4xx, 5xx after it was reached) is never handed off.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mailfront.base.secret import Secret
 from mailfront.delivery.handoff_block import HandoffEnvelope, HandoffRecipient, write_block
 from mailfront.delivery.transaction import Delivery, LmtpAttempt, LmtpRecipient, LmtpTransaction
-from mailfront.intake.recipients import Locator, Target
+from mailfront.intake.leaves import WAITS, Leaf, Target
+from mailfront.intake.recipients import Locator
+from mailfront.mail.address import Address, parse_path
 from mailfront.mail.body import BodyRef, PrefixedBody
 from mailfront.mail.envelope import NO_OPTIONS, Envelope
 from mailfront.mail.names import NodeId
@@ -57,19 +59,25 @@ class Fanout:
         self._handoff = handoff
 
     async def run(
-        self, envelope: Envelope, body: BodyRef, mailboxes: Sequence[Target], wanted: Sequence[int], deadline_s: float
+        self, envelope: Envelope, body: BodyRef, leaves: Sequence[Leaf], wanted: Sequence[int], deadline_s: float
     ) -> FanoutResult:
         """Deliver to the mailboxes whose indexes are `wanted`, until `deadline_s` (the loop's clock).
 
         Cancellation is not safe: the caller runs this in a task that nobody cancels.
         """
-        result = FanoutResult(outcomes=[_NOT_TRIED] * len(mailboxes))
-        groups: dict[NodeId, list[int]] = {}
+        result = FanoutResult(outcomes=[WAITS] * len(leaves))
+        groups: dict[tuple[NodeId, str | None], tuple[list[int], list[Target]]] = {}
         for index in wanted:
-            groups.setdefault(mailboxes[index].placement.home, []).append(index)
+            target = leaves[index]
+            assert isinstance(target, Target)
+            indexes, targets = groups.setdefault((target.placement.home, target.list_owner), ([], []))
+            indexes.append(index)
+            targets.append(target)
         runs = [
-            self._deliver_group(result, envelope, body, mailboxes, home, tuple(indexes), deadline_s)
-            for home, indexes in groups.items()
+            self._deliver_group(
+                result, _sent_by(envelope, owner), body, targets, home, tuple(indexes), deadline_s, owner=owner
+            )
+            for (home, owner), (indexes, targets) in groups.items()
         ]
         if len(runs) == 1:
             await runs[0]
@@ -82,13 +90,15 @@ class Fanout:
         result: FanoutResult,
         envelope: Envelope,
         body: BodyRef,
-        mailboxes: Sequence[Target],
+        targets: Sequence[Target],
         home: NodeId,
         indexes: tuple[int, ...],
         deadline_s: float,
+        *,
+        owner: str | None,
     ) -> None:
         if self._locator.may_try(home):
-            transaction = _transaction(envelope, body, [mailboxes[index] for index in indexes])
+            transaction = _transaction(envelope, body, targets)
             attempt = self._delivery.start(home, transaction, slot_wait_s=SLOT_WAIT_S)
             outcomes = await _until(attempt, deadline_s)
             if outcomes is None:
@@ -105,8 +115,9 @@ class Fanout:
             down = Deferred(Blame.NODE, reply(451, "4.4.1", f"{home} is not available now"), home)
             for index in indexes:
                 result.outcomes[index] = down
-        if self._handoff is not None:
-            await self._hand_off(self._handoff, result, envelope, body, mailboxes, home, indexes, deadline_s)
+        # A holder tells copies apart by message and home: a list's copy, with another sender, waits in the queue.
+        if self._handoff is not None and owner is None:
+            await self._hand_off(self._handoff, result, envelope, body, targets, home, indexes, deadline_s)
 
     async def _hand_off(
         self,
@@ -114,13 +125,12 @@ class Fanout:
         result: FanoutResult,
         envelope: Envelope,
         body: BodyRef,
-        mailboxes: Sequence[Target],
+        targets: Sequence[Target],
         home: NodeId,
         indexes: tuple[int, ...],
         deadline_s: float,
     ) -> None:
         """Try the secondaries in order. On any trouble the outcomes stay deferred and the queue takes over."""
-        targets = [mailboxes[index] for index in indexes]
         holders = self._locator.handoff_order(targets[0].placement)
         if not holders or asyncio.get_running_loop().time() >= deadline_s:
             return
@@ -164,9 +174,6 @@ class _HintWriter:
         await self._queue.hint_begin(self._copy, self._holder)
 
 
-_NOT_TRIED = Deferred(Blame.NODE, reply(451, "4.3.0", "not tried yet"), None)
-
-
 async def _until(attempt: LmtpAttempt, deadline_s: float) -> tuple[Outcome, ...] | None:
     """Wait for an attempt until the deadline. None: it is past its final dot and still running."""
     try:
@@ -180,6 +187,14 @@ async def _until(attempt: LmtpAttempt, deadline_s: float) -> tuple[Outcome, ...]
 
 def _is_node_trouble(outcome: Outcome) -> bool:
     return isinstance(outcome, Deferred) and outcome.blame is Blame.NODE and not outcome.alarm
+
+
+def _sent_by(envelope: Envelope, owner: str | None) -> Envelope:
+    """The envelope for members of a list: what they have to say goes to its owner. The null sender stays null."""
+    if owner is None:
+        return envelope
+    sender: Address | None = envelope.reverse_path and parse_path(owner)
+    return replace(envelope, reverse_path=sender, ret=None, envid=None)
 
 
 def _transaction(envelope: Envelope, body: BodyRef, targets: Sequence[Target]) -> LmtpTransaction:

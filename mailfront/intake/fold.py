@@ -61,7 +61,8 @@ def fold(
 ) -> Decision:
     """Fold mailbox outcomes into a decision.
 
-    `recipients[i]` lists the indexes into `outcomes` of the mailboxes that RCPT i led to, at least one each.
+    `recipients[i]` lists the indexes into `outcomes` of the mailboxes that RCPT i led to, at least one each. An outcome
+    that no RCPT leads to counts for nothing.
     """
     if per_recipient:
         return _fold_each(message_id, recipients, outcomes)
@@ -70,9 +71,9 @@ def fold(
         return Decision((), (), (_first_reply(outcomes, Failed),))
     if all(standing is Standing.TEMPORARY for standing in standings):
         return Decision((), (), (_first_reply(outcomes, Deferred),))
-    everything = range(len(outcomes))
-    keep, notices = _to_keep(everything, outcomes), _to_tell(everything, outcomes)
-    return Decision(keep, notices, (_accepted(message_id, [outcomes[index] for index in everything]),))
+    everybody = sorted({index for indexes in recipients for index in indexes})
+    keep, notices = _to_keep(everybody, outcomes), _to_tell(everybody, outcomes)
+    return Decision(keep, notices, (_accepted(message_id, [outcomes[index] for index in everybody]),))
 
 
 def _fold_each(message_id: MessageId, recipients: Sequence[Sequence[int]], outcomes: Sequence[Fate]) -> Decision:

@@ -1,31 +1,25 @@
-"""At RCPT: may this address have mail here, whose mailbox is it, and where does that live?
+"""At RCPT: may this address have mail here, whom does it reach, and where do they live?
 
-Answers with a `Target` or with the reply that refuses. Our own trouble (directory away, unknown host, keeper away) is
-4xx; 5xx is only said for a named policy: not ours, unknown, suspended. Nothing is delivered and nothing is kept here.
+Answers with a `Target` (a mailbox), with `Expanded` (a forward or a group) or with the reply that refuses. Our own
+trouble (directory away, unknown host, keeper away) is 4xx; 5xx is only said for a named policy: not ours, unknown,
+suspended, a list that one may not post to. Nothing is delivered and nothing is kept here.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Protocol
 
 from mailfront.base.errors import Unavailable
 from mailfront.cluster.placement import Placement
-from mailfront.directory.answers import Answer, CannotSay, DirectoryRecord, Found, NoSuch, Status
+from mailfront.directory.answers import Answer, CannotSay, DirectoryRecord, Found, Member, NoSuch, Source, Status
+from mailfront.intake.expander import Expander
+from mailfront.intake.expansion import Box
+from mailfront.intake.leaves import Expanded, HopLeaf, Target
 from mailfront.mail.address import Address, parse_path
 from mailfront.mail.envelope import RecipientOptions
-from mailfront.mail.names import MailboxKey, NodeId, NodeUser
+from mailfront.mail.names import NodeId, NodeUser
+from mailfront.mail.next_hop import RELAY
 from mailfront.mail.reply import Reply, reply
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One accepted recipient: the address as the client wrote it, its mailbox, and the mailbox's home."""
-
-    address: Address
-    options: RecipientOptions
-    mailbox_key: MailboxKey
-    node_user: NodeUser
-    placement: Placement
-    classes: tuple[str, ...] = ()
+from mailfront.mail.routes import RouteTable
 
 
 class RecipientDirectory(Protocol):
@@ -33,6 +27,10 @@ class RecipientDirectory(Protocol):
 
     async def recipient(self, address: Address) -> Answer:
         """Who is it? Never raises for directory trouble."""
+        ...
+
+    async def member(self, member: Member) -> Answer:
+        """Who is it that a group names? Never raises for directory trouble."""
         ...
 
 
@@ -77,18 +75,39 @@ class Recipients:
         postmaster: Address,
         node_user: str,
         handoff_mailbox: Address | None,
+        routes: RouteTable | None = None,
+        relays: bool = False,
+        most_members: int = 5000,
     ) -> None:
+        """`routes` are for other servers than nodes. `relays`: mail for other sites can leave, so that forwards may lead
+        there. `most_members`: of one list."""
         self._directory = directory
         self._locator = locator
         self._alarms = alarms
         self._local_domains = local_domains
+        self._routes = routes or RouteTable()
         self._postmaster = postmaster
         self._node_user = node_user
         self._handoff_key = handoff_mailbox.key if handoff_mailbox else None
         self._handoff_local = handoff_mailbox.local.casefold() if handoff_mailbox else None
+        self._expander = Expander(
+            self._who,
+            self._box_target,
+            self._hop_of,
+            alarms.raise_alarm,
+            local_domains=local_domains,
+            relays=relays,
+            most=most_members,
+        )
 
-    async def resolve(self, address: Address, options: RecipientOptions) -> Target | Reply:
-        """Decide about one RCPT. Returns the target, or the reply to give. Cancellation is safe."""
+    async def resolve(
+        self, address: Address, options: RecipientOptions, sender: Address | None = None
+    ) -> Target | Expanded | Reply:
+        """Decide about one RCPT of mail from `sender`. Returns whom it reaches, or the reply to give. Cancellation is
+        safe."""
+        if (hop := self._routes.find(address)) is not None:
+            leaf = HopLeaf(address=address, options=options, hop=hop)
+            return Expanded(address=address, options=options, leaves=(leaf,))
         if address.domain not in self._local_domains and address.domain:
             return reply(550, "5.7.1", f"<{address}>: we do not relay to this domain")
         base = address.split_detail()[0]
@@ -96,14 +115,19 @@ class Recipients:
             return _unknown(address)
         for_postmaster = base.local.casefold() == "postmaster"
         answer: Answer
-        if for_postmaster and not address.domain:
-            answer = await self._directory.recipient(self._postmaster)
+        if for_postmaster:
+            answer = await self._who(address)
         else:
             answer = await self._directory.recipient(address)
-            if isinstance(answer, NoSuch) and for_postmaster:
-                answer = await self._directory.recipient(self._postmaster)
         if isinstance(answer, Found):
-            return await self._target(address, answer.detail, options, answer.record)
+            record = answer.record
+            if record.status is Status.SUSPENDED:
+                return reply(550, "5.2.1", f"<{address}>: this mailbox is disabled")
+            if record.redirected:
+                return await self._expander.expand(address, options, answer, sender)
+            if record.over_quota:
+                return reply(452, "4.2.2", f"<{address}>: this mailbox is full, try again later")
+            return await self._target(address, answer.detail, options, record)
         if isinstance(answer, CannotSay):
             if answer.alarm:
                 self._alarms.raise_alarm(answer.alarm, f"{address}: {answer.reason}")
@@ -114,15 +138,30 @@ class Recipients:
             return reply(451, "4.3.5", f"<{address}>: this mailbox is not set up yet, try again later")
         return _unknown(address)
 
+    async def _who(self, name: Member) -> Answer:
+        """Who is it, with postmaster as everybody's name for `postmaster.address`?"""
+        if not isinstance(name, Address):
+            return await self._directory.member(name)
+        answer: Answer = NoSuch(Source.CACHE)
+        if name.domain:
+            answer = await self._directory.recipient(name)
+        if isinstance(answer, NoSuch) and name.split_detail()[0].local.casefold() == "postmaster":
+            answer = await self._directory.recipient(self._postmaster)
+        return answer
+
+    def _hop_of(self, address: Address) -> NodeId | None:
+        """The next hop that takes an address; None: the directory knows it."""
+        hop = self._routes.find(address)
+        return RELAY if hop is None and address.domain not in self._local_domains else hop
+
+    async def _box_target(self, box: Box, options: RecipientOptions) -> Target | Reply:
+        owner = None if box.owner is None or box.owner.address is None else str(box.owner.address)
+        target = await self._target(box.record.address, box.detail, options, box.record)
+        return target if isinstance(target, Reply) else replace(target, via=box.via, list_owner=owner)
+
     async def _target(
         self, address: Address, detail: str, options: RecipientOptions, record: DirectoryRecord
     ) -> Target | Reply:
-        if record.status is Status.SUSPENDED:
-            return reply(550, "5.2.1", f"<{address}>: this mailbox is disabled")
-        if record.redirected:
-            return reply(451, "4.3.5", f"<{address}>: forwards and groups are not served yet, try again later")
-        if record.over_quota:
-            return reply(452, "4.2.2", f"<{address}>: this mailbox is full, try again later")
         node_user = self._node_user_of(record, detail)
         if self._is_handoff(record, node_user):
             return _unknown(address)

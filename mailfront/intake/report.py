@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from mailfront.filters.contract import Finding
-from mailfront.intake.recipients import Target
+from mailfront.intake.leaves import Leaf
 from mailfront.intake.trace_header import client_message_id
 from mailfront.mail.address import Address
 from mailfront.mail.body import BodyRef
@@ -46,7 +46,7 @@ def identity(header: bytes, body: BodyRef) -> tuple[str, str]:
 def report_message(
     envelope: Envelope,
     size_bytes: int,
-    mailboxes: Sequence[Target],
+    leaves: Sequence[Leaf],
     outcomes: Sequence[Fate],
     replies: Sequence[Reply],
     stages: Stages,
@@ -70,8 +70,11 @@ def report_message(
     metrics.INTAKE_SECONDS.observe(stages.answered_s - stages.data_end_s, "answer")
     metrics.INTAKE_SECONDS.observe(stages.answered_s - stages.mail_s, "total")
     shown: list[dict[str, Any]] = []
-    for target, outcome in zip(mailboxes[:MOST_RECIPIENTS_SHOWN], outcomes, strict=False):
-        shown.append({"address": str(target.address), "mailbox": target.mailbox_key, **_shown(outcome)})
+    for leaf, outcome in zip(leaves[:MOST_RECIPIENTS_SHOWN], outcomes, strict=False):
+        line: dict[str, Any] = {"address": str(leaf.address), "mailbox": leaf.mailbox_key, **_shown(outcome)}
+        if leaf.via:
+            line["via"] = leaf.via
+        shown.append(line)
     shown += [_refused(address, answer) for address, answer in refused]
     emit(
         "message",

@@ -18,11 +18,13 @@ from mailfront.base.ids import MessageId, new_message_id
 from mailfront.base.tasks import spawn
 from mailfront.delivery.transaction import LmtpAttempt
 from mailfront.filters.contract import Finding, Mail, Recipient
+from mailfront.intake.ahead import CommittedAhead, is_tried_now, needs_queue
 from mailfront.intake.fanout import Fanout, FanoutResult
 from mailfront.intake.filtering import Screened, Screening, bound_to, mailbox_fates
 from mailfront.intake.fold import Decision, fold
 from mailfront.intake.kept import Keeping
-from mailfront.intake.recipients import Recipients, Target
+from mailfront.intake.leaves import WAITS, Expanded, Leaf, Target
+from mailfront.intake.recipients import Recipients
 from mailfront.intake.remembered import Mailbox, RememberedTable, body_sha256
 from mailfront.intake.report import MOST_RECIPIENTS_SHOWN, Stages, identity, report_message, report_refused
 from mailfront.intake.trace_header import message_header, received_count, trace_lines, with_trace, without_our_fields
@@ -94,12 +96,14 @@ class Transaction:
         self._arrived_s = intake.clock.wall_s()
         self._stages = Stages(mail_s=intake.clock.monotonic_s())
         self.id: MessageId = new_message_id(self._arrived_s)
-        self._targets: list[Target] = []
+        self._accepted: list[Target | Expanded] = []
         self._refused: list[tuple[Address, Reply]] = []
         self._refused_count = 0
-        self._mailbox_of: dict[tuple[NodeId, NodeUser], int] = {}
+        self._leaf_of: dict[tuple[NodeId, NodeUser], int] = {}
         self._recipients: list[tuple[int, ...]] = []
-        self._mailboxes: list[Target] = []
+        self._leaves: list[Leaf] = []
+        self._first_home: NodeId | None = None
+        self._needs_queue = False
 
     @property
     def asks_at_mail(self) -> bool:
@@ -135,14 +139,14 @@ class Transaction:
             self._refused.append((address, answer))
         return answer
 
-    async def _decide(self, address: Address, options: RecipientOptions) -> Target | Reply:
-        answer = await self._intake.recipients.resolve(address, options)
+    async def _decide(self, address: Address, options: RecipientOptions) -> Target | Expanded | Reply:
+        answer = await self._intake.recipients.resolve(address, options, self._request.reverse_path)
         self._stages.rcpt_s = self._intake.clock.monotonic_s()
-        if not isinstance(answer, Reply) and self._mailboxes and not self._may_fan_out(answer):
+        if not isinstance(answer, Reply) and not self._may_take(answer):
             return reply(451, "4.5.3", f"<{address}>: {_NO_QUEUE}, or send this recipient alone")
         return answer
 
-    async def _filtered(self, address: Address, target: Target) -> Reply | None:
+    async def _filtered(self, address: Address, target: Target | Expanded) -> Reply | None:
         """Ask the filters of stage `rcpt`. Returns the reply that refuses the recipient, or None."""
         screening = self._intake.screening
         if screening is None or not screening.at_rcpt:
@@ -150,21 +154,30 @@ class Transaction:
         recipient = Recipient(address=address, classes=target.classes)
         refusal, findings = await screening.rcpt(self._mail_view(), recipient)
         if refusal is None:
-            self._findings += bound_to(findings, len(self._targets))
+            self._findings += bound_to(findings, len(self._accepted))
         return refusal
 
-    def _take(self, answer: Target) -> None:
-        mailbox = (answer.placement.home, answer.node_user)
-        index = self._mailbox_of.get(mailbox)
-        if index is None:
-            index = self._mailbox_of[mailbox] = len(self._mailboxes)
-            self._mailboxes.append(answer)
-        self._targets.append(answer)
-        self._recipients.append((index,))
+    def _take(self, answer: Target | Expanded) -> None:
+        if isinstance(answer, Target):
+            self._recipients.append((self._add(answer),))
+        else:
+            self._recipients.append(tuple(dict.fromkeys(self._add(leaf) for leaf in answer.leaves)))
+        self._accepted.append(answer)
 
-    def _may_fan_out(self, target: Target) -> bool:
-        """A second node is only taken on while the queue could keep what one of them does not take."""
-        if target.placement.home == self._mailboxes[0].placement.home:
+    def _add(self, leaf: Leaf) -> int:
+        """Take a leaf on, each once: who is reached in two ways gets one copy, by the way that was named first."""
+        place = (leaf.placement.home if isinstance(leaf, Target) else leaf.hop, leaf.node_user)
+        index = self._leaf_of.get(place)
+        if index is None:
+            index = self._leaf_of[place] = len(self._leaves)
+            self._leaves.append(leaf)
+            self._first_home = self._first_home or place[0]
+            self._needs_queue = self._needs_queue or needs_queue(leaf)
+        return index
+
+    def _may_take(self, answer: Target | Expanded) -> bool:
+        """A second node, or what needs the queue anyway, is only taken on while the queue could keep it."""
+        if isinstance(answer, Target) and self._first_home in (None, answer.placement.home) and not needs_queue(answer):
             return True
         return self._intake.queue.gate_is_open(self._request.size_bytes or 0)
 
@@ -188,33 +201,48 @@ class Transaction:
         if received_count(header) > intake.policy.max_received:
             refusal = reply(554, "5.4.6", "too many Received lines: this message is in a loop")
             return self._refuse(envelope, body, refusal, per_recipient=per_recipient)
-        screened, accepted_count = Screened(), len(self._targets)
+        screened, accepted_count = Screened(), len(self._accepted)
         if intake.screening is not None:
             screened = await self._screen(intake.screening, envelope, header, body, deadline_s, per_recipient)
             if screened.refusal is not None:
                 return self._refuse(envelope, body, screened.refusal, per_recipient=per_recipient)
         traced = _traced(body, header, self._trace_lines(envelope), screened)
-        homes = {target.placement.home for target in self._mailboxes}
-        if len(homes) > 1 and not intake.queue.gate_is_open(traced.size_bytes):
+        homes = {leaf.placement.home for leaf in self._leaves if isinstance(leaf, Target)}
+        if (len(homes) > 1 or self._needs_queue) and not intake.queue.gate_is_open(traced.size_bytes):
             return self._refuse(envelope, body, reply(451, "4.3.0", _NO_QUEUE), per_recipient=per_recipient)
         sha256, known = self._known_deliveries(body)
         fates = mailbox_fates(self._recipients, screened.fates)
-        wanted = [index for index in range(len(self._mailboxes)) if index not in known and index not in fates]
-        result = FanoutResult(outcomes=[])
+        ahead: CommittedAhead | None = None
+        if self._needs_queue:
+            ahead = CommittedAhead(intake.keeping, intake.queue, self._accepted, self._leaves, self._recipients, fates)
+            refusal = await ahead.commit(envelope, traced, header, known, per_recipient=per_recipient)
+            if refusal is not None:
+                return self._refuse(envelope, body, refusal, per_recipient=per_recipient)
+            fates = ahead.fates
+        wanted = [
+            index
+            for index, leaf in enumerate(self._leaves)
+            if index not in known and index not in fates and is_tried_now(leaf)
+        ]
+        result = FanoutResult(outcomes=[WAITS] * len(self._leaves))
         if wanted:
-            result = await intake.fanout.run(envelope, traced, self._mailboxes, wanted, deadline_s)
+            result = await intake.fanout.run(envelope, traced, self._leaves, wanted, deadline_s)
         stages.delivered_s = intake.clock.monotonic_s()
         outcomes: list[Fate] = [
-            fates.get(index) or known.get(index) or result.outcomes[index] for index in range(len(self._mailboxes))
+            fates.get(index) or known.get(index) or outcome for index, outcome in enumerate(result.outcomes)
         ]
-        decision = fold(self.id, self._recipients, outcomes, per_recipient=per_recipient)
-        replies = await self._keep(envelope, body, traced, outcomes, result, decision)
+        if ahead is None:
+            decision = fold(self.id, self._recipients, outcomes, per_recipient=per_recipient)
+            replies = await self._keep(envelope, body, traced, outcomes, result, decision)
+        else:
+            replies = await ahead.finish(self.id, outcomes, result, per_recipient=per_recipient)
+            self._settle_later(result)
         self._forget_repeated(known, sha256, replies)
         stages.answered_s = intake.clock.monotonic_s()
         report_message(
             envelope,
             body.size_bytes,
-            self._mailboxes,
+            self._leaves,
             outcomes,
             replies,
             stages,
@@ -235,7 +263,7 @@ class Transaction:
         per_recipient: bool,
     ) -> Screened:
         """Ask the filters about the whole message, and take in the recipients that they add."""
-        recipients = [Recipient(address=target.address, classes=target.classes) for target in self._targets]
+        recipients = [Recipient(address=target.address, classes=target.classes) for target in self._accepted]
         screened = await screening.data(
             envelope, header, body, recipients, self._findings, deadline_s=deadline_s, per_recipient=per_recipient
         )
@@ -279,7 +307,7 @@ class Transaction:
         return (refusal,) * (len(self._recipients) if per_recipient else 1)
 
     def _trace_lines(self, envelope: Envelope) -> bytes:
-        single = str(self._targets[0].address) if len(self._targets) == 1 else ""
+        single = str(self._accepted[0].address) if len(self._accepted) == 1 else ""
         return trace_lines(
             self.id,
             envelope.client,
@@ -294,7 +322,7 @@ class Transaction:
             id=self.id,
             client=replace(request.client, protocol=protocol),
             reverse_path=request.reverse_path,
-            recipients=tuple((target.address, target.options) for target in self._targets),
+            recipients=tuple((target.address, target.options) for target in self._accepted),
             arrived_s=self._arrived_s,
             body_type=request.body_type,
             smtputf8=request.smtputf8,
@@ -310,14 +338,14 @@ class Transaction:
         if not remembered:
             return "", {}
         sha256 = body_sha256(body)
-        found = ((i, remembered.find(self._sender, _mailbox(t), sha256, now_s)) for i, t in enumerate(self._mailboxes))
+        found = ((i, remembered.find(self._sender, _mailbox(leaf), sha256, now_s)) for i, leaf in enumerate(self._leaves))
         return sha256, {index: outcome for index, outcome in found if outcome is not None}
 
     def _forget_repeated(self, known: Iterable[int], sha256: str, replies: Sequence[Reply]) -> None:
         """What was skipped in a repetition that is now accepted is not skipped once more."""
         for index in known:
             if self._is_accepted(index, replies):
-                self._intake.remembered.forget(self._sender, _mailbox(self._mailboxes[index]), sha256)
+                self._intake.remembered.forget(self._sender, _mailbox(self._leaves[index]), sha256)
 
     def _is_accepted(self, index: int, replies: Sequence[Reply]) -> bool:
         """Whether the client hears 250 for every RCPT that led to this mailbox."""
@@ -344,15 +372,18 @@ class Transaction:
         pending = {index: attempt for attempt, indexes in result.pending for index in indexes}
         try:
             await self._intake.keeping.commit(
-                envelope, traced, self._mailboxes, outcomes, decision, pending, result.superseded
+                envelope, traced, self._leaves, outcomes, decision, pending, result.superseded
             )
         except (Unavailable, OSError) as error:
             if isinstance(error, OSError):  # no memory or no descriptor for the body on its way to the keeper
                 log.error("a message cannot be given to the queue", id=self.id, exc_info=error)
             return self._nothing_kept(body, outcomes, result, decision)
+        self._settle_later(result)
+        return decision.replies
+
+    def _settle_later(self, result: FanoutResult) -> None:
         for attempt, indexes in result.pending:
             spawn(self._settle(attempt, indexes), name=f"settle {self.id}")
-        return decision.replies
 
     def _nothing_kept(
         self, body: BodyRef, outcomes: Sequence[Fate], result: FanoutResult, decision: Decision
@@ -379,7 +410,7 @@ class Transaction:
         now_s = self._intake.clock.wall_s()
         for index, outcome in outcomes.items():
             if isinstance(outcome, Delivered | HandedOff):
-                mailbox = _mailbox(self._mailboxes[index])
+                mailbox = _mailbox(self._leaves[index])
                 self._intake.remembered.remember(self._sender, mailbox, sha256, outcome, now_s)
 
     async def _remember_later(self, attempt: LmtpAttempt, indexes: tuple[int, ...], sha256: str) -> None:
@@ -404,8 +435,8 @@ def _traced(body: BodyRef, header: bytes, lines: bytes, screened: Screened) -> B
     return PrefixedBody(edited.top + lines + without_our_fields(edited.header), edited.rest)
 
 
-def _mailbox(target: Target) -> Mailbox:
-    return target.mailbox_key, target.node_user
+def _mailbox(leaf: Leaf) -> Mailbox:
+    return leaf.mailbox_key, leaf.node_user
 
 
 _RCPT_OK = reply(250, "2.1.5", "recipient ok")

@@ -62,12 +62,13 @@ def claim(connection: Connection, request: ClaimRequest) -> ClaimResult:
             keys_not_in=visit.keys_not_in,
             kicked_s=visit.kicked_s,
         )
+        is_all = len(found) < room
         for message_id in dict.fromkeys(message_id for message_id, _ in found):
-            _take_waiting(connection, request, result, visit, message_id)
+            is_all = _take_waiting(connection, request, result, visit, message_id) and is_all
         earliest_s = recipient_rows.earliest_in_bucket(
             connection, visit.bucket, keys_in=visit.keys_in, keys_not_in=visit.keys_not_in
         )
-        result.visited.append((visit, earliest_s, len(found) < room))
+        result.visited.append((visit, earliest_s, is_all))
     return result
 
 
@@ -87,15 +88,20 @@ def _claim_unknown(connection: Connection, request: ClaimRequest, result: ClaimR
 
 def _take_waiting(
     connection: Connection, request: ClaimRequest, result: ClaimResult, visit: Visit, message_id: MessageId
-) -> None:
+) -> bool:
+    """Claim what the node may get now. Returns whether that is all that is due there."""
     rows = [
         row
         for row in _readable(connection, result, message_id, RecipientState.WAITING)
         if request.homes.home_of(row.mailbox_key, row.bucket) == request.node
         and (row.next_attempt_s <= request.now_s or _is_kicked(row, visit))
     ]
+    # A long list fills many batches: no more of them at once than the node may get.
     for start in range(0, len(rows), MAX_RECIPIENTS):
+        if len(result.claimed) >= request.limit:
+            return False
         _activate(connection, request, result, message_id, rows[start : start + MAX_RECIPIENTS], False)
+    return True
 
 
 def _is_kicked(row: QueuedRecipient, visit: Visit) -> bool:

@@ -12,7 +12,7 @@ What survives a crash: what the keeper committed. A kept result that dies with t
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from mailfront.base.backoff import exponential_s
 from mailfront.base.clock import Clock
@@ -24,6 +24,7 @@ from mailfront.mail.names import NodeId
 from mailfront.mail.outcome import Outcome
 from mailfront.net.channel import Channel, Payload
 from mailfront.observe import log as observe_log
+from mailfront.queue.dsn import NoticeKind
 from mailfront.queue.port import HandoffCopy
 from mailfront.queue.rows import QueuedMessage, QueuedRecipient
 from mailfront.queue.sent_body import SentBody
@@ -87,6 +88,7 @@ class QueueClient:
         recipients: Sequence[QueuedRecipient],
         hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
         refused: Sequence[QueuedRecipient] = (),
+        told: Sequence[tuple[QueuedRecipient, NoticeKind]] = (),
     ) -> None:
         """See `QueuePort`. Cancellation: it may be kept all the same."""
         payload: Payload = {
@@ -94,6 +96,7 @@ class QueueClient:
             "recipients": [recipient_to_wire(row) for row in recipients],
             "hints_superseded": places_to_wire(hints_superseded),
             "refused": [recipient_to_wire(row) for row in refused],
+            "told": [[recipient_to_wire(row), kind.value] for row, kind in told],
         }
         async with self._bodies:
             sent = await SentBody.send(body)
@@ -103,12 +106,24 @@ class QueueClient:
             finally:
                 sent.close()
 
-    async def settle(self, message_id: MessageId, outcomes: Mapping[int, Outcome]) -> None:
+    async def settle(
+        self,
+        message_id: MessageId,
+        outcomes: Mapping[int, Outcome],
+        *,
+        withdrawn: Collection[int] = (),
+        hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
+    ) -> None:
         """See `QueuePort`: returns at once, the results are kept here until they are committed."""
         if len(self._kept) >= MOST_KEPT:
             log.warning("too many results wait for the keeper; the rows will be unknown", id=message_id)
             return
-        wire = {"id": message_id, "outcomes": outcomes_to_wire(outcomes)}
+        wire = {
+            "id": message_id,
+            "outcomes": outcomes_to_wire(outcomes),
+            "withdrawn": list(withdrawn),
+            "hints_superseded": places_to_wire(hints_superseded),
+        }
         self._kept.setdefault(message_id, []).append(wire)
         self._work()
 

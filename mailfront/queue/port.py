@@ -5,7 +5,7 @@ Every request carries the message's id and is harmless when it is sent again. Th
 rows that are still being delivered the state `active`, their node and `attempts=1`, and nothing else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from mailfront.base.ids import MessageId
@@ -13,6 +13,7 @@ from mailfront.mail.body import BodyRef
 from mailfront.mail.envelope import RecipientOptions
 from mailfront.mail.names import MailboxKey, NodeId, NodeUser
 from mailfront.mail.outcome import Outcome
+from mailfront.queue.dsn import NoticeKind
 from mailfront.queue.rows import QueuedMessage, QueuedRecipient
 
 
@@ -88,18 +89,31 @@ class QueuePort(Protocol):
         recipients: Sequence[QueuedRecipient],
         hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
         refused: Sequence[QueuedRecipient] = (),
+        told: Sequence[tuple[QueuedRecipient, NoticeKind]] = (),
     ) -> None:
         """Keep a message. Durable when this returns; raises Unavailable otherwise, and then nothing may be promised.
 
         `refused`: recipients that were refused for good with their `last_reply` while the message as a whole is
         accepted. They are not queued; the notice to the sender is, in the same transaction.
 
+        `told`: recipients that are not queued and of which the sender hears this at once.
+
         `hints_superseded`: (holder, home) of handed-off copies that these rows replace.
         """
         ...
 
-    async def settle(self, message_id: MessageId, outcomes: Mapping[int, Outcome]) -> None:
+    async def settle(
+        self,
+        message_id: MessageId,
+        outcomes: Mapping[int, Outcome],
+        *,
+        withdrawn: Collection[int] = (),
+        hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
+    ) -> None:
         """Report how the attempt of rows accepted as `active` ended, by recipient number.
+
+        `withdrawn`: the client heard of these itself that they were not taken; they end without a notice.
+        `hints_superseded`: (holder, home) of handed-off copies that the rows replace.
 
         Returns when the report is in safe hands: committed, or kept here and sent again until it is. If this process
         dies first, the rows become `unknown`.

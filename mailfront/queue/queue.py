@@ -16,20 +16,20 @@ Raises StoreFailed wherever the database cannot answer. Alarms go to `alarm(name
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from mailfront.base.ids import MessageId
 from mailfront.mail.body import PIECE_BYTES, BodyRef
-from mailfront.mail.names import MailboxKey, NodeId, NodeUser
+from mailfront.mail.names import NodeId
 from mailfront.mail.outcome import Outcome
 from mailfront.queue import claims, results
 from mailfront.queue.changes import Changes, accepted, hold_damaged, note_result
 from mailfront.queue.handoff_rows import supersede
-from mailfront.queue.notices import NoticePolicy, report_told
+from mailfront.queue.notices import Ended, NoticeKind, NoticePolicy, report_told
 from mailfront.queue.pending import Homes, PendingIndex
 from mailfront.queue.results import counts_for, result_of
-from mailfront.queue.rows import Claimed, QueuedMessage, QueuedRecipient, RecipientState
+from mailfront.queue.rows import Claimed, Place, QueuedMessage, QueuedRecipient, RecipientState
 from mailfront.queue.stored_body import StoredBody
 from mailfront.store import imported_rows, message_rows, recipient_rows
 from mailfront.store.errors import StoreFailed
@@ -37,6 +37,7 @@ from mailfront.store.writer import Connection, Store
 
 ORPHAN_S = 3600.0
 SWEEP_LIMIT = 200
+LOOKS_AT_ONCE = 100
 
 Alarm = Callable[[str, str], None]
 
@@ -77,12 +78,14 @@ class Queue:
         hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
         *,
         refused: Sequence[QueuedRecipient] = (),
+        told: Sequence[tuple[QueuedRecipient, NoticeKind]] = (),
         owner: str = "",
     ) -> int:
         """Keep a message: rows, body, and the end of the hints that they replace. Durable when this returns.
 
         `refused` are not queued: each was refused for good with its `last_reply`, and its sender is told by a notice in
-        the same transaction. Active recipients get a lease for `owner`. `message.size_bytes` is replaced by the body's.
+        the same transaction; so is of `told` what is said there. Active recipients get a lease for `owner`.
+        `message.size_bytes` is replaced by the body's.
 
         Returns how many rows are new: accepting an id that was accepted before changes nothing. Raises StoreFailed,
         also for an id that was disowned meanwhile. Cancellation: it may be kept all the same.
@@ -119,8 +122,9 @@ class Queue:
             if hints_superseded:
                 supersede(connection, message.id, hints_superseded, now_s)
             changes = accepted(stamped)
-            if refused:
+            if refused or told:
                 ended = [results.refused(row, row.last_reply) for row in refused]
+                ended += [Ended(row=row, kind=kind, status="2.0.0") for row, kind in told]
                 changes.tell(connection, self.notices, message, ended, now_s)
                 message_rows.finish_if_empty(connection, message.id, now_s)
             return changes
@@ -156,12 +160,22 @@ class Queue:
         Unknown rows of the node come first. An empty list: nothing is due. Cancellation: rows may be claimed all the
         same; their lease lapses.
         """
+        most = max(4 * limit, 16)
+        for _ in range(LOOKS_AT_ONCE):
+            claimed, visits_count = await self._claim_once(node, limit, owner, most)
+            # A long list that was claimed from one bucket leaves nothing behind in the others: look on.
+            if claimed or visits_count < most:
+                return claimed
+        return []
+
+    async def _claim_once(self, node: NodeId, limit: int, owner: str, most: int) -> tuple[list[Claimed], int]:
+        """One transaction; also how many buckets it was to look into."""
         now_s = self.store.clock.wall_s()
         pending = self.pending
         request = claims.ClaimRequest(
             node=node,
             homes=pending.homes,
-            visits=pending.visits(node, now_s, max(4 * limit, 16)),
+            visits=pending.visits(node, now_s, most),
             with_unknown=pending.unknown_is_due(node, now_s),
             unknown_kicked_s=pending.unknown_kicked_s(node),
             limit=limit,
@@ -170,7 +184,7 @@ class Queue:
             now_s=now_s,
         )
         if not request.visits and not request.with_unknown:
-            return []
+            return [], 0
 
         def committed(result: claims.ClaimResult) -> None:
             for visit, earliest_s, is_exhausted in result.visited:
@@ -182,7 +196,7 @@ class Queue:
                 self._alarm("queue.damaged", f"{message_id}/{number} is held: {reason}")
 
         result = await self.store.write(lambda connection: claims.claim(connection, request), committed=committed)
-        return result.claimed
+        return result.claimed, len(request.visits)
 
     async def settle(
         self,
@@ -190,8 +204,13 @@ class Queue:
         outcomes: Mapping[int, Outcome],
         *,
         attempts: Mapping[int, int] | None = None,
+        withdrawn: Collection[int] = (),
+        hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
     ) -> None:
         """Commit how attempts ended: by recipient number, all of it and the next attempt in one transaction.
+
+        `withdrawn` of them end without a notice: the client heard it itself. `hints_superseded` are copies that these
+        rows replace.
 
         `attempts` are the attempts' numbers as claimed (see `results.counts_for`). Settling rows that are gone changes
         nothing. The message and its body go with its last row.
@@ -202,8 +221,10 @@ class Queue:
         def operation(connection: Connection) -> Changes:
             changes, done, ended = Changes(), [], []
             expires_s = message_rows.expiry_of(connection, message_id)
-            for found in recipient_rows.recipient_rows(connection, message_id):
-                if found.number not in outcomes or expires_s is None:
+            if hints_superseded:
+                supersede(connection, message_id, hints_superseded, now_s)
+            for found in recipient_rows.rows_numbered(connection, message_id, outcomes):
+                if expires_s is None:
                     continue
                 try:
                     row = recipient_rows.recipient_from_row(found)
@@ -212,6 +233,9 @@ class Queue:
                     continue
                 outcome = outcomes[row.number]
                 if not counts_for(row, outcome, numbered.get(row.number)):
+                    continue
+                if row.number in withdrawn:
+                    done.append(row.number)
                     continue
                 result = result_of(
                     row, outcome, now_s=now_s, expires_s=expires_s, retry_s=self._retry_s, chance=self._chance()
@@ -232,41 +256,47 @@ class Queue:
 
         await self.store.write(operation, committed=self.note)
 
-    async def redirect_row(
-        self,
-        message_id: MessageId,
-        number: int,
-        attempt: int,
-        *,
-        mailbox_key: MailboxKey,
-        bucket: int,
-        node_user: NodeUser,
-    ) -> None:
-        """Commit that a row, which is active in this attempt, goes elsewhere from now on; it is due at once there."""
+    async def redirect_row(self, message_id: MessageId, number: int, attempt: int, places: Sequence[Place]) -> None:
+        """Commit that a row, which is active in this attempt, goes elsewhere from now on; it is due at once there.
+
+        With several places it becomes as many rows, all in one transaction.
+        """
         now_s = self.store.clock.wall_s()
 
         def operation(connection: Connection) -> Changes:
             changes = Changes()
-            for row in recipient_rows.recipient_rows(connection, message_id, RecipientState.ACTIVE):
-                if row.number == number and row.attempts == attempt:
-                    values = {
-                        "state": RecipientState.WAITING.value,
-                        "mailbox_key": mailbox_key,
-                        "bucket": bucket,
-                        "node_user": node_user,
-                        "next_attempt_s": now_s,
-                        "node": None,
-                        "lease_owner": None,
-                        "lease_until_s": None,
-                    }
-                    recipient_rows.change_recipients(connection, message_id, [number], values)
-                    changes.waiting.append((bucket, mailbox_key, now_s))
+            rows = recipient_rows.recipient_rows(connection, message_id)
+            message = message_rows.get_message(connection, message_id)
+            mine = [row for row in rows if row.number == number and row.attempts == attempt]
+            if not mine or mine[0].state != RecipientState.ACTIVE.value or message is None:
+                return changes
+            free = max(row.number for row in rows) + 1
+            new = [
+                QueuedRecipient(
+                    number=number if index == 0 else free + index,
+                    address=place.address,
+                    mailbox_key=place.mailbox_key,
+                    bucket=place.bucket,
+                    node_user=place.node_user,
+                    options=place.options,
+                    next_attempt_s=now_s,
+                    attempts=attempt,
+                    via=place.via or mine[0].via,
+                    list_owner=place.list_owner if place.list_owner is not None else mine[0].list_owner,
+                )
+                for index, place in enumerate(places)
+            ]
+            recipient_rows.delete_recipients(connection, message_id, [number])
+            recipient_rows.insert_recipients(connection, message_id, message.arrived_s, new)
+            changes.waiting += [(row.bucket, row.mailbox_key, now_s) for row in new]
             return changes
 
         await self.store.write(operation, committed=self.note)
 
-    async def disown(self, message_id: MessageId) -> None:
+    async def disown(self, message_id: MessageId, *, owner: str = "") -> None:
         """The worker that sent this message told its client 451: forget what has not been tried from here.
+
+        `owner` is that worker: what is active in it is forgotten too, since it does not know of it.
 
         The id is marked, because the accept itself may still be under way (a large body takes many writes): what comes
         later under it is refused.
@@ -281,7 +311,7 @@ class Queue:
             untried = [
                 row.number
                 for row in recipient_rows.recipient_rows(connection, message_id)
-                if row.attempts <= 1 and row.state != RecipientState.ACTIVE.value
+                if row.attempts <= 1 and (row.state != RecipientState.ACTIVE.value or row.lease_owner == owner)
             ]
             recipient_rows.delete_recipients(connection, message_id, untried)
             if untried or state == message_rows.INCOMING:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from mailfront.mail.envelope import RecipientOptions
+from mailfront.mail.names import MailboxKey, NodeUser
 from mailfront.store.queue_values import (
     HandoffRow,
     HandoffState,
@@ -15,6 +17,7 @@ __all__ = [
     "Claimed",
     "HandoffRow",
     "HandoffState",
+    "Place",
     "QueuedMessage",
     "QueuedRecipient",
     "RecipientState",
@@ -37,6 +40,19 @@ class Claimed:
     message: QueuedMessage
     recipients: tuple[QueuedRecipient, ...]
     was_unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where mail for an address goes: a mailbox, or a next hop with its name for a key. See `QueuedRecipient`."""
+
+    address: str
+    mailbox_key: MailboxKey
+    bucket: int
+    node_user: NodeUser
+    options: RecipientOptions
+    via: str = ""
+    list_owner: str | None = None
 
 
 def reverse_path_of(message: QueuedMessage, row: QueuedRecipient) -> str | None:

@@ -18,6 +18,7 @@ from mailfront.mail.names import NodeId
 from mailfront.net.channel import ChannelServer, Peer, Refused, Request
 from mailfront.observe import log as observe_log
 from mailfront.observe import metrics
+from mailfront.queue.dsn import NoticeKind
 from mailfront.queue.handoff_rows import HandoffTable
 from mailfront.queue.queue import Queue
 from mailfront.queue.sent_body import received_body
@@ -96,10 +97,13 @@ class QueueService:
         recipients = [recipient_from_wire(wire) for wire in payload["recipients"]]
         places = places_from_wire(payload["hints_superseded"])
         refused = [recipient_from_wire(wire) for wire in payload["refused"]]
+        told = [(recipient_from_wire(wire), NoticeKind(kind)) for wire, kind in payload["told"]]
         _require_id(message.id)
         owner = owner_of(request.peer.pid)
         try:
-            kept_count = await self._queue.accept(message, body, recipients, places, refused=refused, owner=owner)
+            kept_count = await self._queue.accept(
+                message, body, recipients, places, refused=refused, told=told, owner=owner
+            )
         except StoreFailed as error:
             self._push_gate()
             return {"refused": str(error)}
@@ -112,14 +116,22 @@ class QueueService:
         outcomes = outcomes_from_wire(request.payload["outcomes"])
         try:
             # A worker only settles the attempt under which it accepted the rows.
-            await self._queue.settle(message_id, outcomes, attempts=dict.fromkeys(outcomes, 1))
+            await self._queue.settle(
+                message_id,
+                outcomes,
+                attempts=dict.fromkeys(outcomes, 1),
+                withdrawn=request.payload["withdrawn"],
+                hints_superseded=places_from_wire(request.payload["hints_superseded"]),
+            )
         except StoreFailed as error:
             return {"refused": str(error)}
         self._wake()
         return {}
 
     async def _disown(self, request: Request) -> dict[str, Any]:
-        return await self._answered(self._queue.disown(_require_id(request.payload["id"])))
+        return await self._answered(
+            self._queue.disown(_require_id(request.payload["id"]), owner=owner_of(request.peer.pid))
+        )
 
     async def _hint_begin(self, request: Request) -> dict[str, Any]:
         copy = copy_from_wire(request.payload["copy"])

@@ -33,12 +33,14 @@ from mailfront.store.schema import IS_UNKNOWN, recipient
 _INSERT = insert(recipient)
 _WAITING, _ACTIVE = RecipientState.WAITING.value, RecipientState.ACTIVE.value
 LEASES_AT_ONCE = 1000
+FEW_NUMBERS = 200
 RECIPIENT_COLUMNS = tuple(column for column in recipient.c if column.name not in ("domain", "local_key", "arrived_s"))
 
 
 # Built once: building a statement costs more than running it.
 _OF_MESSAGE = select(*RECIPIENT_COLUMNS).where(recipient.c.message_id == bindparam("id")).order_by(recipient.c.number)
 _OF_MESSAGE_IN_STATE = _OF_MESSAGE.where(recipient.c.state == bindparam("in_state"))
+_OF_MESSAGE_NUMBERED = _OF_MESSAGE.where(recipient.c.number.in_(bindparam("numbers", expanding=True)))
 _ONE = and_(recipient.c.message_id == bindparam("of"), recipient.c.number == bindparam("at"))
 _ACTIVATE = (
     update(recipient)
@@ -144,6 +146,13 @@ def page_of_rows(connection: Connection, after: tuple[str, int], limit: int) -> 
         .limit(limit)
     )
     return list(connection.execute(query))
+
+
+def rows_numbered(connection: Connection, message_id: MessageId, numbers: Collection[int]) -> list[Row[Any]]:
+    """Those rows of one message that have these numbers, in order. See `recipient_rows`."""
+    if len(numbers) <= FEW_NUMBERS:
+        return list(connection.execute(_OF_MESSAGE_NUMBERED, {"id": message_id, "numbers": sorted(numbers)}))
+    return [row for row in connection.execute(_OF_MESSAGE, {"id": message_id}) if row.number in numbers]
 
 
 def due_rows(

@@ -28,8 +28,9 @@ def transaction_of(message: QueuedMessage, rows: Sequence[QueuedRecipient], body
         reverse_path=None if sender is None else parse_path(sender),
         body_type=message.body_type,
         smtputf8=message.smtputf8,
-        ret=message.ret,
-        envid=message.envid,
+        # What the sender asked for is not asked in the name of a list's owner.
+        ret=message.ret if sender == message.reverse_path else None,
+        envid=message.envid if sender == message.reverse_path else None,
         recipients=tuple(LmtpRecipient(row.node_user, row.options) for row in rows),
         body=body,
     )

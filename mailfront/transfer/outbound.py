@@ -1,16 +1,19 @@
 """The next hops that send: rows of the queue, handed to the smarthost (`delivery.relay`) or to the server of a route.
 
+A copy that a forward or a list of ours sends outside says so in a `Delivered-To:` line on top, by which the forward
+knows it when it comes back (see `intake.ahead`).
+
 A server of a route is another LMTP server and obeys RFC 2033 more or less: some answer fewer times after the dot than
 they accepted recipients, and then nobody knows about the rest. So rows of unknown outcome go one by one, where one
 answer is enough, and no recipient is sent twice more than once because of such a server.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from mailfront.delivery.relay import Relay
 from mailfront.delivery.transaction import Delivery
-from mailfront.mail.body import BodyRef
+from mailfront.mail.body import BodyRef, PrefixedBody
 from mailfront.mail.names import NodeId
 from mailfront.mail.outcome import Outcome
 from mailfront.queue.rows import Claimed, QueuedRecipient
@@ -27,14 +30,23 @@ class Smarthost:
     async def attempt(
         self, claimed: Claimed, body: BodyRef, before_dot: Callable[[], Awaitable[None]]
     ) -> Mapping[int, Outcome]:
-        """See `NextHop`. All recipients with one reverse-path go in one transaction."""
+        """See `NextHop`. All recipients with one reverse-path, of one forward or list, go in one transaction."""
         outcomes: dict[int, Outcome] = {}
-        for batch in batches(claimed.message, claimed.recipients):
-            transaction = transaction_of(claimed.message, batch, body)
-            attempt = max(row.attempts for row in batch)
-            answers = await self._relay.send(transaction, before_dot=before_dot, attempt=attempt)
-            outcomes |= {row.number: outcome for row, outcome in zip(batch, answers, strict=True)}
+        for via, rows in _by_forward(claimed.recipients).items():
+            copy = PrefixedBody(f"Delivered-To: {via}\r\n".encode(), body) if via and via.isascii() else body
+            for batch in batches(claimed.message, rows):
+                transaction = transaction_of(claimed.message, batch, copy)
+                attempt = max(row.attempts for row in batch)
+                answers = await self._relay.send(transaction, before_dot=before_dot, attempt=attempt)
+                outcomes |= {row.number: outcome for row, outcome in zip(batch, answers, strict=True)}
         return outcomes
+
+
+def _by_forward(rows: Iterable[QueuedRecipient]) -> Mapping[str, list[QueuedRecipient]]:
+    groups: dict[str, list[QueuedRecipient]] = {}
+    for row in rows:
+        groups.setdefault(row.via, []).append(row)
+    return groups
 
 
 class Route:

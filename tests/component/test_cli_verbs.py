@@ -66,6 +66,7 @@ EXPLAINED = {
         {"id": "store1", "zone": "", "weight": 100, "admin": "active", "lmtp": "down", "imap": "down",
          "handoff": "up", "reason": "lmtp: refused", "may_hold": False},
     ],
+    "leads_to": [], "leads_to_count": 0,
 }  # fmt: skip
 HEALTH = {
     "state": "degraded", "reasons": ["alarm x: y"], "version": "0.1", "uptime_s": 61.0, "move_requests_count": 0,

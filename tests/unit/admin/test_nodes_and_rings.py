@@ -16,7 +16,7 @@ from mailfront.base.clock import ManualClock
 from mailfront.cluster.node_states import AdminState, Service
 from mailfront.cluster.registry import PlacementRegistry
 from mailfront.cluster.settings import NodeSettings
-from mailfront.directory.answers import Answer, CannotSay, DirectoryRecord, Found, NoSuch, Source, Status
+from mailfront.directory.answers import Answer, CannotSay, DirectoryRecord, Found, Member, NoSuch, Source, Status
 from mailfront.mail.address import Address
 from mailfront.mail.names import MailboxKey, NodeId
 from mailfront.queue.rows import HandoffState
@@ -47,6 +47,9 @@ class FakeDirectory:
             "lost": Found(record("lost", host="nowhere"), Source.LDAP),
             "later": CannotSay("no server answers"),
         }
+
+    async def member(self, member: Member) -> Answer:
+        return await self.recipient(member) if isinstance(member, Address) else NoSuch(Source.LDAP)
 
     async def recipient(self, address: Address) -> Answer:
         """See `RecipientDirectory`."""

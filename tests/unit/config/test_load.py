@@ -96,7 +96,7 @@ def test_all_mistakes_are_told_at_once_with_their_places() -> None:
 @pytest.mark.parametrize(
     ("addition", "where"),
     [
-        ("[directory.groups]\n", "directory.groups"),
+        ("[storage.takeover]\n", "storage.takeover"),
     ],
 )
 def test_what_a_later_version_brings_is_refused_as_such(addition: str, where: str) -> None:

@@ -36,7 +36,7 @@ def test_commented_settings_show_their_defaults() -> None:
     assert different == {
         "server.state",  # the same place, written out
         "node_tls.ca", "node_tls.client_certificate", "node_tls.client_key",
-        "node.0.server_name",
+        "node.0.server_name", "directory.attributes.forward_copy",
         "queue.max_bytes", "queue.warn_networks", "queue.double_bounce",
         "outbound.smarthost", "outbound.ca", "outbound.login_file",
     }  # fmt: skip

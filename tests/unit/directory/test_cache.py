@@ -8,7 +8,7 @@ import pytest
 from mailfront.base.clock import ManualClock
 from mailfront.base.errors import Unavailable
 from mailfront.base.tasks import spawn
-from mailfront.directory.answers import Answer, CannotSay, DirectoryRecord, Found, NoSuch, Source
+from mailfront.directory.answers import Answer, ByDn, ByUid, CannotSay, DirectoryRecord, Found, Member, NoSuch, Source
 from mailfront.directory.cache import MAX_FLIGHTS, AnswerTable
 from mailfront.directory.counters import DirectoryCounters
 from mailfront.directory.settings import LdapSettings
@@ -26,6 +26,13 @@ def record(local: str) -> DirectoryRecord:
     return DirectoryRecord(key=MailboxKey(local), mailbox=local, address=address(local))
 
 
+def named(asked: Member) -> str:
+    """What is asked for, as a word."""
+    if isinstance(asked, Address):
+        return asked.local
+    return asked.dn if isinstance(asked, ByDn) else asked.uid
+
+
 class FakeSource:
     """A directory of a few names that can be down, slow, or wrong."""
 
@@ -37,16 +44,17 @@ class FakeSource:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
-    async def look_up(self, address: Address) -> Found | NoSuch | CannotSay:
+    async def look_up(self, asked: Member) -> Found | NoSuch | CannotSay:
         """See `Asked`."""
-        self.asked.append(address.local)
+        local = named(asked)
+        self.asked.append(local)
         await self.may_answer.wait()
         if self.down:
             raise Unavailable("all servers are down")
-        if address.local in self.unclear:
+        if local in self.unclear:
             return CannotSay("two entries", "directory.ambiguous")
-        if address.local in self.names:
-            return Found(record(address.local), Source.LDAP)
+        if local in self.names:
+            return Found(record(local), Source.LDAP)
         return NoSuch(Source.LDAP)
 
 
@@ -56,10 +64,11 @@ class FakeSnapshot:
     def __init__(self, *names: str) -> None:
         self.names = names
 
-    async def look_up(self, address: Address) -> Answer | None:
+    async def look_up(self, asked: Member) -> Answer | None:
         """See `Remembered`."""
-        if address.local in self.names:
-            return Found(record(address.local), Source.SNAPSHOT, 60.0)
+        local = named(asked)
+        if local in self.names:
+            return Found(record(local), Source.SNAPSHOT, 60.0)
         return NoSuch(Source.SNAPSHOT, 60.0)
 
 
@@ -281,3 +290,24 @@ async def test_closing_ends_what_is_under_way() -> None:
     await case.table.close()
     with pytest.raises(asyncio.CancelledError):
         await caller
+
+
+async def test_members_are_remembered_like_addresses_and_apart_from_them() -> None:
+    """A DN is one question however it is spelled; the same word as a login name is another."""
+    case = Case("uid=ana,dc=x", "ana")
+    first = await case.table.member(ByDn("uid=ana,dc=x"))
+    assert isinstance(first, Found)
+    again = await case.table.member(ByDn("UID=Ana, DC=x"))
+    assert isinstance(again, Found)
+    assert again.source is Source.CACHE
+    assert isinstance(await case.table.member(ByUid("ana")), Found)
+    assert isinstance(await case.table.member(address("ana")), Found)
+    assert case.source.asked == ["uid=ana,dc=x", "ana", "ana"]
+
+
+async def test_a_member_that_only_an_old_copy_does_not_know_is_not_gone() -> None:
+    """While no server answers, a list is not sent to a part of its members."""
+    case = Case(snapshot=FakeSnapshot("uid=ana,dc=x"))
+    case.source.down = True
+    assert isinstance(await case.table.member(ByDn("uid=ana,dc=x")), Found)
+    assert isinstance(await case.table.member(ByDn("uid=ben,dc=x")), CannotSay)

@@ -4,7 +4,19 @@ from typing import Any
 
 import pytest
 
-from mailfront.directory.answers import CannotSay, DirectoryRecord, Found, NoSuch, Source, Status
+from mailfront.directory.answers import (
+    Audience,
+    ByDn,
+    ByUid,
+    CannotSay,
+    DirectoryRecord,
+    Found,
+    Group,
+    NoSuch,
+    Posters,
+    Source,
+    Status,
+)
 from mailfront.directory.entries import Entry, EntryReader, entry_from_wire
 from mailfront.directory.settings import LdapSettings
 from mailfront.mail.address import Address
@@ -174,8 +186,77 @@ def test_all_attributes_that_are_read_are_asked_for() -> None:
     assert set(reader(attributes={"id": "entryUUID"}).wanted) == {
         "entryuuid",
         "mail",
+        "member",
+        "memberuid",
+        "mgrpallowedbroadcaster",
+        "mgrperrorsto",
+        "mgrprfc822mailmember",
+        "rfc822mailmember",
+        "uniquemember",
         "mailforwardingaddress",
         "mailuserstatus",
         "objectclass",
         "uid",
     }
+
+
+def test_a_group_has_members_an_owner_and_posters() -> None:
+    """Members by DN, by login name and by address, each kind from its own attributes; `mailto:` is understood."""
+    group = entry(
+        objectClass="mailGroup",
+        uid=(),
+        mail="all@example.edu",
+        member=("uid=ana,dc=x", "uid=ben,dc=x"),
+        memberUid="cleo",
+        mgrpRFC822MailMember="Dora@example.org",
+        mgrpErrorsTo="mailto:owner@example.edu",
+        mgrpAllowedBroadcaster=("members", "@example.net", "mailto:Boss@example.edu", "cn=Root, dc=x"),
+    )
+    record = found(reader().answer([group], Address("all", "example.edu")))
+    assert record.group == Group(
+        members=(
+            ByDn("uid=ana,dc=x"),
+            ByDn("uid=ben,dc=x"),
+            ByUid("cleo"),
+            Address("dora", "example.org"),
+        ),
+        owner=Address("owner", "example.edu"),
+        posters=Posters(
+            audiences=frozenset({Audience.MEMBERS}),
+            addresses=frozenset({"boss@example.edu"}),
+            domains=frozenset({"example.net"}),
+            entries=frozenset({"cn=root,dc=x"}),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mailForwardingAddress": "not an address"}, "is not an address"),
+        ({"objectClass": "mailGroup", "rfc822MailMember": "nobody"}, "is not an address"),
+        ({"objectClass": "mailGroup", "mgrpErrorsTo": "somebody"}, "neither an address nor the name"),
+        ({"objectClass": "mailGroup", "mgrpAllowedBroadcaster": "everyone"}, "neither an address nor the name"),
+        ({"objectClass": "group", "member;range=0-1499": "cn=a"}, "only a part of member"),
+    ],
+)
+def test_a_list_or_a_forward_is_never_served_in_part(changes: dict[str, Any], said: str) -> None:
+    """A value that means nothing, or a list that the server cuts, makes the whole entry unusable until it is mended."""
+    answer = reader().answer([entry(**changes)], ANA)
+    assert isinstance(answer, CannotSay)
+    assert answer.alarm == "directory.bad_entry"
+    assert said in answer.reason
+
+
+def test_a_forward_keeps_a_copy_if_an_attribute_says_so() -> None:
+    """`attributes.forward_copy` with one of `copy_values`; without it the mailbox gets nothing."""
+    forward = entry(mailForwardingAddress="x@example.org", mailDeliveryOption="Mailbox")
+    assert not found(reader().answer([forward], ANA)).keeps_copy
+    record = found(reader(attributes={"forward_copy": "mailDeliveryOption"}).answer([forward], ANA))
+    assert (record.keeps_copy, record.mailbox) == (True, "ana")
+
+
+def test_a_member_without_mail_is_nobody() -> None:
+    """A service account in a group has neither address nor mailbox: it is left out, and the list goes on."""
+    assert isinstance(reader().answer([entry(mail=(), uid="svc")], ByDn("cn=ana")), NoSuch)
+    assert isinstance(reader().answer([entry(mail=(), uid="svc")], ANA), CannotSay)

@@ -1,7 +1,7 @@
 """Where copies go when homes are away, and what is said of them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from mailfront.base.ids import MessageId
 from mailfront.base.secret import Secret
@@ -9,7 +9,7 @@ from mailfront.cluster.placement import Placement, Reason
 from mailfront.delivery.transaction import LmtpTransaction
 from mailfront.directory.answers import DirectoryRecord
 from mailfront.intake.fanout import Fanout, FanoutResult, HandoffPlan
-from mailfront.intake.recipients import Target
+from mailfront.intake.leaves import Target
 from mailfront.mail.address import Address
 from mailfront.mail.body import BodyRef, MemoryBody
 from mailfront.mail.client import ClientInfo
@@ -17,6 +17,7 @@ from mailfront.mail.envelope import NO_OPTIONS, BodyType, Envelope
 from mailfront.mail.names import MailboxKey, NodeId, NodeUser
 from mailfront.mail.outcome import Blame, Deferred, Delivered, HandedOff, Outcome
 from mailfront.mail.reply import reply
+from mailfront.queue.dsn import NoticeKind
 from mailfront.queue.port import HandoffCopy
 from mailfront.queue.rows import QueuedMessage, QueuedRecipient
 
@@ -95,10 +96,18 @@ class HintsOnly:
         recipients: Sequence[QueuedRecipient],
         hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
         refused: Sequence[QueuedRecipient] = (),
+        told: Sequence[tuple[QueuedRecipient, NoticeKind]] = (),
     ) -> None:
         raise AssertionError("a fan-out keeps nothing")
 
-    async def settle(self, message_id: MessageId, outcomes: Mapping[int, Outcome]) -> None:
+    async def settle(
+        self,
+        message_id: MessageId,
+        outcomes: Mapping[int, Outcome],
+        *,
+        withdrawn: Collection[int] = (),
+        hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
+    ) -> None:
         raise AssertionError("a fan-out settles nothing")
 
     async def hint_begin(self, copy: HandoffCopy, holder: NodeId) -> None:

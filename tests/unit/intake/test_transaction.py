@@ -1,6 +1,6 @@
 """A 250 is said only after what it promises is durable; everything else that can happen is 4xx or the node's word."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from mailfront.base.ids import MessageId
 from mailfront.cluster.placement import Placement, Reason
 from mailfront.intake.fanout import FanoutResult
 from mailfront.intake.kept import Keeping
-from mailfront.intake.recipients import Target
+from mailfront.intake.leaves import Expanded, Leaf, Target
 from mailfront.intake.transaction import Intake, IntakePolicy, Transaction
 from mailfront.mail.address import Address
 from mailfront.mail.body import BodyRef, MemoryBody
@@ -22,6 +22,7 @@ from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, HandedOff
 from mailfront.mail.reply import Reply, reply
 from mailfront.mail.request import MailRequest
 from mailfront.observe import log
+from mailfront.queue.dsn import NoticeKind
 from mailfront.queue.port import HandoffCopy
 from mailfront.queue.rows import QueuedMessage, QueuedRecipient, RecipientState
 
@@ -37,7 +38,9 @@ BODY = MemoryBody(b"Subject: x\r\n\r\nhello\r\n")
 class ScriptedRecipients:
     """Everybody is accepted; who lives where is in the address: `ana.store1@`."""
 
-    async def resolve(self, address: Address, options: RecipientOptions) -> Target | Reply:
+    async def resolve(
+        self, address: Address, options: RecipientOptions, sender: Address | None
+    ) -> Target | Expanded | Reply:
         name, _, node = address.local.partition(".")
         home = NodeId(node or "store1")
         placement = Placement(home, (), 7, Reason.BUCKET)
@@ -53,7 +56,7 @@ class ScriptedFanout:
         self.wanted: list[tuple[int, ...]] = []
 
     async def run(
-        self, envelope: Any, body: BodyRef, mailboxes: Sequence[Target], wanted: Sequence[int], deadline_s: float
+        self, envelope: Any, body: BodyRef, leaves: Sequence[Leaf], wanted: Sequence[int], deadline_s: float
     ) -> FanoutResult:
         self.wanted.append(tuple(wanted))
         return FanoutResult(outcomes=self.outcomes, superseded=self.superseded)
@@ -79,6 +82,7 @@ class NotedQueue:
         recipients: Sequence[QueuedRecipient],
         hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
         refused: Sequence[QueuedRecipient] = (),
+        told: Sequence[tuple[QueuedRecipient, NoticeKind]] = (),
     ) -> None:
         if not self.works:
             raise Unavailable("disk full")
@@ -86,7 +90,14 @@ class NotedQueue:
         self.refused += refused
         self.superseded += hints_superseded
 
-    async def settle(self, message_id: MessageId, outcomes: Mapping[int, Outcome]) -> None:
+    async def settle(
+        self,
+        message_id: MessageId,
+        outcomes: Mapping[int, Outcome],
+        *,
+        withdrawn: Collection[int] = (),
+        hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
+    ) -> None:
         raise AssertionError("nothing is pending in these tests")
 
     async def hint_begin(self, copy: HandoffCopy, holder: NodeId) -> None:
@@ -232,10 +243,12 @@ async def test_refused_recipients_are_told_to_the_log() -> None:
     """Why was my mail refused? The line of the transaction names the address and the reply, with or without data."""
 
     class Refusing(ScriptedRecipients):
-        async def resolve(self, address: Address, options: RecipientOptions) -> Target | Reply:
+        async def resolve(
+            self, address: Address, options: RecipientOptions, sender: Address | None
+        ) -> Target | Expanded | Reply:
             if address.local == "nobody":
                 return reply(550, "5.1.1", "no such mailbox")
-            return await super().resolve(address, options)
+            return await super().resolve(address, options, sender)
 
     intake = intake_of(ScriptedFanout([DELIVERED]), NotedQueue())
     intake.recipients = Refusing()  # type: ignore[assignment]  # the part of Recipients that intake uses

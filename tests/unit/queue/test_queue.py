@@ -121,10 +121,13 @@ async def test_nothing_is_claimed_before_its_time_or_for_another_node(queue: Que
 
 
 async def test_recipients_of_one_node_go_together(queue: Queue) -> None:
-    """One claim of a message takes all its due recipients at the node, whatever their bucket, at most 100 at once."""
+    """One claim of a message takes all its due recipients at the node, whatever their bucket, at most 100 at once, and
+    no more batches than the node may get."""
     await _accept(queue, 1, *(queued_recipient(n, f"u{n}", 2 * n) for n in range(150)))
     claimed = await queue.claim(A, limit=1, owner="me")
-    assert [len(one.recipients) for one in claimed] == [100, 50]
+    assert [len(one.recipients) for one in claimed] == [100]
+    claimed = await queue.claim(A, limit=5, owner="me")
+    assert [len(one.recipients) for one in claimed] == [50]
     assert await queue.claim(A, limit=5, owner="me") == []
 
 
