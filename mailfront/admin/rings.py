@@ -94,7 +94,7 @@ class RecipientPolicy:
     node_user: str
     handoff_mailbox: Address | None
     secondaries_count: int
-    routes: RouteTable = RouteTable()
+    routes: RouteTable | None = None
     relays: bool = False
     most_members: int = 5000
 

@@ -79,8 +79,8 @@ class Recipients:
         relays: bool = False,
         most_members: int = 5000,
     ) -> None:
-        """`routes` are for other servers than nodes. `relays`: mail for other sites can leave, so that forwards may lead
-        there. `most_members`: of one list."""
+        """`routes` lead to servers that are no nodes. `relays`: mail for other sites can leave, so that forwards may
+        lead there. `most_members`: of one list."""
         self._directory = directory
         self._locator = locator
         self._alarms = alarms

@@ -30,7 +30,7 @@ from mailfront.mail.next_hop import is_next_hop
 from mailfront.mail.outcome import Blame, Deferred, Delivered, Outcome, Unknown
 from mailfront.observe.log import emit, get
 from mailfront.queue.queue import Queue
-from mailfront.queue.rows import Claimed, QueuedMessage, QueuedRecipient, reverse_path_of
+from mailfront.queue.rows import Claimed, QueuedMessage, QueuedRecipient
 from mailfront.queue.schedule import Window, queue_slots, turns
 from mailfront.store.errors import CorruptBody
 from mailfront.transfer.batches import batches, transaction_of

@@ -1,0 +1,146 @@
+"""Forwards and lists with real servers: Dovecot at home, Postfix as the smarthost, everything that leaves in a sink."""
+
+import secrets
+import smtplib
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from tests.support.dovecot import DovecotNode
+from tests.support.mailfront_server import MailfrontServer
+from tests.support.ports import free_port
+from tests.support.postfix import PostfixSender, SmtpSink
+from tests.support.processes import wait_until
+from tests.support.toml_text import toml_text
+
+USERS: list[dict[str, object]] = [
+    {"address": "fiona@example.edu", "mailbox": "fiona"},
+    {"address": "fred@example.edu", "mailbox": "fred", "forward": ["fred@example.edu", "fred@out.example"]},
+    {"address": "flora@example.edu", "mailbox": "flora", "forward": "fred@example.edu"},
+    {"address": "postmaster@example.edu", "mailbox": "postmaster"},
+]
+GROUPS: list[dict[str, object]] = [
+    {
+        "address": "team@example.edu",
+        "members": ["fiona@example.edu", "flora@example.edu", "guest@out.example"],
+        "owner": "boss@example.edu",
+        "may_post": ["@example.org"],
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[SmtpSink]:
+    with SmtpSink(dump=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def front(
+    three_nodes: tuple[DovecotNode, ...], sink: SmtpSink, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MailfrontServer]:
+    people = tmp_path_factory.mktemp("people") / "users.toml"
+    people.write_text(toml_text({"user": USERS, "group": GROUPS}))
+    with PostfixSender(sink.host, sink.port) as smarthost:
+        server = MailfrontServer(
+            three_nodes[:2],
+            {"kind": "static", "file": people},
+            listen=[{"role": "smtp", "address": f"127.0.0.1:{free_port()}", "tls": "off", "dsn": True}],
+            settings={
+                "storage": {"secondaries": 0},
+                "outbound": {"smarthost": f"{smarthost.host}:{smarthost.port}", "tls": "off"},
+            },
+        )
+        server.start()
+        yield server
+        server.stop()
+
+
+class Post:
+    """One message, and where it is found again."""
+
+    def __init__(self, front: MailfrontServer, nodes: tuple[DovecotNode, ...], sink: SmtpSink) -> None:
+        self.front = front
+        self.nodes = nodes
+        self.sink = sink
+        self.token = secrets.token_hex(8)
+
+    def send(
+        self,
+        to: str,
+        *,
+        sender: str = "x@example.org",
+        options: Sequence[str] = (),
+        header: str = "",
+    ) -> str:
+        """Send it. Returns the last reply."""
+        body = f"{header}Subject: {self.token}\r\nMessage-ID: <{self.token}@x>\r\n\r\nhello\r\n"
+        with smtplib.SMTP(*self.front.smtp, timeout=30) as client:
+            client.ehlo("mx.example.org")
+            client.mail(sender)
+            code, text = client.rcpt(f"{to}@example.edu", list(options))
+            if code == 250:
+                code, text = client.data(body.encode())
+            return f"{code} {text.decode()}"
+
+    def at_home(self, name: str) -> list[bytes]:
+        """Its copies in a mailbox."""
+        return [text for node in self.nodes for text in node.messages(name) if self.token.encode() in text]
+
+    def outside(self) -> list[bytes]:
+        """Its copies, and notices about it, that have left."""
+        return [text for text in self.sink.messages() if self.token.encode() in text]
+
+    def queue_is_empty(self) -> bool:
+        """Whether nothing is left to do."""
+        return bool(self.front.cli_json("queue", "stats")["total"] == 0)
+
+
+@pytest.fixture
+def post(front: MailfrontServer, three_nodes: tuple[DovecotNode, ...], sink: SmtpSink) -> Post:
+    return Post(front, three_nodes[:2], sink)
+
+
+def test_a_forward_with_a_copy_is_one_message_at_home_and_outside(post: Post) -> None:
+    """The copy is at home when the client hears 250; the other leaves with the forward's name on it, sender kept."""
+    assert post.send("fred").endswith("queued")
+    assert len(post.at_home("fred")) == 1
+    (outside,) = wait_until(post.outside, 30.0, "the copy outside")
+    assert outside.count(b"Delivered-To: fred@example.edu") == 1
+    assert b"x@example.org" in outside
+    wait_until(post.queue_is_empty, 30.0, "an empty queue")
+    assert len(post.at_home("fred")) == 1
+
+
+def test_what_comes_back_from_a_forward_goes_home_and_no_further(post: Post) -> None:
+    """The other side sends it back here: the copy is delivered, nothing leaves a second time."""
+    assert post.send("fred", header="Delivered-To: fred@example.edu\r\n").endswith("delivered")
+    assert len(post.at_home("fred")) == 1
+    assert post.queue_is_empty()
+    assert post.outside() == []
+
+
+def test_a_forward_of_a_forward_reaches_both_ends(post: Post) -> None:
+    """flora forwards to fred, who keeps a copy and forwards outside: flora's own mailbox gets nothing."""
+    assert post.send("flora").endswith("queued")
+    wait_until(post.outside, 30.0, "the copy outside")
+    assert (len(post.at_home("fred")), post.at_home("flora")) == (1, [])
+
+
+def test_a_list_sends_in_its_owners_name(post: Post) -> None:
+    """Members at home and outside get it from the owner; who may not post is refused."""
+    assert post.send("team", sender="eve@out.example").startswith("550 5.7.2")
+    assert post.send("team").endswith("queued")
+    wait_until(lambda: len(post.outside()) == 2, 30.0, "both copies outside")
+    outside = post.outside()
+    assert all(b"boss@example.edu" in copy and b"<x@example.org>" not in copy.split(b"\r\n\r\n")[0] for copy in outside)
+    (home,) = post.at_home("fiona")
+    assert b"Return-Path: <boss@example.edu>" in home
+
+
+def test_success_is_told_for_a_delivery_while_the_client_waits(post: Post) -> None:
+    """NOTIFY=SUCCESS for a mailbox at home: delivered at once, and the sender hears it by a notice outside."""
+    assert post.send("fiona", options=["NOTIFY=SUCCESS"]).endswith("delivered")
+    assert len(post.at_home("fiona")) == 1
+    (notice,) = wait_until(post.outside, 30.0, "the notice")
+    assert b"Action: delivered" in notice
