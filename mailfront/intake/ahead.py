@@ -16,7 +16,7 @@ from mailfront.base.ids import MessageId
 from mailfront.intake.fanout import FanoutResult
 from mailfront.intake.fold import fold
 from mailfront.intake.kept import Keeping
-from mailfront.intake.leaves import Leaf, Target
+from mailfront.intake.leaves import Expanded, Leaf, Target
 from mailfront.mail.body import BodyRef
 from mailfront.mail.envelope import Envelope
 from mailfront.mail.outcome import Deferred, Discarded, Failed, Fate

@@ -84,9 +84,7 @@ class Expander:
         success, classes = _success(options, leaves), found.record.classes
         return Expanded(address=address, options=options, leaves=tuple(leaves), classes=classes, success=success)
 
-    async def _leaves(
-        self, address: Address, options: RecipientOptions, expansion: Expansion
-    ) -> list[Leaf] | Reply:
+    async def _leaves(self, address: Address, options: RecipientOptions, expansion: Expansion) -> list[Leaf] | Reply:
         boxes, aways = expansion.boxes, expansion.aways
         if not self._relays and any(away.hop == RELAY for away in aways):
             text = f"{address} is forwarded outside, and no outbound.smarthost is set"
@@ -98,8 +96,8 @@ class Expander:
         passed_on = options if is_single else _without_success(options)
         leaves: list[Leaf] = []
         # Of a list, and of an address that is several, success is told at once: nothing may be refused after that.
-        ends_here = not is_single or any(leaf.owner is not None for leaf in (*boxes, *aways))
-        is_told = ends_here and notify_wants(options.notify, NoticeKind.DELIVERED)
+        has_owner = any(box.owner is not None for box in boxes) or any(away.owner is not None for away in aways)
+        is_told = (has_owner or not is_single) and notify_wants(options.notify, NoticeKind.DELIVERED)
         through_queue = is_told or len(boxes) > CUT_THROUGH_MOST
         for number, box in enumerate(boxes):
             target = await self._target_of(box, NO_OPTIONS if _address_of(box.owner) else passed_on)

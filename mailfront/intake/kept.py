@@ -77,7 +77,9 @@ class Keeping:
         told to the sender, what is retained waits for a person. All others wait for the queue. `told`: what the sender
         hears at once, because he asked to hear of success.
         """
-        now_s, rows, refused = self._clock.wall_s(), [], []
+        now_s = self._clock.wall_s()
+        rows: list[QueuedRecipient] = []
+        refused: list[QueuedRecipient] = []
         for index, leaf in enumerate(leaves):
             fate = fates.get(index)
             if index in left_out:

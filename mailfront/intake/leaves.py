@@ -79,8 +79,11 @@ Leaf = Target | HopLeaf
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expanded:
-    """A RCPT that is no plain mailbox: at least one leaf. `classes` are those of its own entry. `success` is what the sender is told at once if he
-    asked to hear of success: that his mail reached the list, or was passed on to several; None: the leaves tell him."""
+    """A RCPT that is no plain mailbox: at least one leaf. `classes` are those of its own entry.
+
+    `success` is what the sender is told at once if he asked to hear of success: that his mail reached the list, or was
+    passed on to several; None: the leaves tell him.
+    """
 
     address: Address
     options: RecipientOptions

@@ -215,9 +215,9 @@ class Transaction:
         ahead: CommittedAhead | None = None
         if self._needs_queue:
             ahead = CommittedAhead(intake.keeping, intake.queue, self._accepted, self._leaves, self._recipients, fates)
-            refusal = await ahead.commit(envelope, traced, header, known, per_recipient=per_recipient)
-            if refusal is not None:
-                return self._refuse(envelope, body, refusal, per_recipient=per_recipient)
+            nothing = await ahead.commit(envelope, traced, header, known, per_recipient=per_recipient)
+            if nothing is not None:
+                return self._refuse(envelope, body, nothing, per_recipient=per_recipient)
             fates = ahead.fates
         wanted = [
             index
@@ -338,7 +338,9 @@ class Transaction:
         if not remembered:
             return "", {}
         sha256 = body_sha256(body)
-        found = ((i, remembered.find(self._sender, _mailbox(leaf), sha256, now_s)) for i, leaf in enumerate(self._leaves))
+        found = (
+            (i, remembered.find(self._sender, _mailbox(leaf), sha256, now_s)) for i, leaf in enumerate(self._leaves)
+        )
         return sha256, {index: outcome for index, outcome in found if outcome is not None}
 
     def _forget_repeated(self, known: Iterable[int], sha256: str, replies: Sequence[Reply]) -> None:

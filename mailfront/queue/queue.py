@@ -270,10 +270,10 @@ class Queue:
             mine = [row for row in rows if row.number == number and row.attempts == attempt]
             if not mine or mine[0].state != RecipientState.ACTIVE.value or message is None:
                 return changes
-            free = max(row.number for row in rows) + 1
+            last = max(row.number for row in rows)
             new = [
                 QueuedRecipient(
-                    number=number if index == 0 else free + index,
+                    number=number if index == 0 else last + index,
                     address=place.address,
                     mailbox_key=place.mailbox_key,
                     bucket=place.bucket,

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mailfront.base.clock import ManualClock
 from mailfront.mail.body import MemoryBody
+from mailfront.mail.envelope import NO_OPTIONS
 from mailfront.mail.names import MailboxKey, NodeId, NodeUser
 from mailfront.mail.next_hop import NEXT_HOP_BUCKET, RESOLVE
 from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, Outcome, Unknown
@@ -27,7 +28,7 @@ from mailfront.queue.check import check_queue
 from mailfront.queue.lifetimes import Lifetimes
 from mailfront.queue.operations import Order, QueueOperations, Verb
 from mailfront.queue.queue import Queue
-from mailfront.queue.rows import Claimed, RecipientState
+from mailfront.queue.rows import Claimed, Place, RecipientState
 from mailfront.queue.views import QueueViews
 from mailfront.store.audit_rows import latest_audits
 from mailfront.store.queue_queries import Selector
@@ -186,19 +187,29 @@ class QueueMachine(RuleBasedStateMachine):
             self._begun(one, RESOLVE)
             if data.draw(st.booleans()):
                 for row in one.recipients:
-                    self._find_home(int(one.message.id), row.number, row.attempts)
+                    self._find_home(int(one.message.id), row.number, row.attempts, data.draw(st.integers(1, 3)))
             else:
                 self._settle(int(one.message.id), numbers, data)
 
-    def _find_home(self, number: int, at: int, attempt: int) -> None:
-        key, bucket = MailboxKey("new"), 7
-        self.run_async(
-            self.queue.redirect_row(
-                message_id(number), at, attempt, mailbox_key=key, bucket=bucket, node_user=NodeUser("new")
+    def _find_home(self, number: int, at: int, attempt: int, places_count: int) -> None:
+        """A mailbox; or a forward or a list, and then the row becomes several."""
+        places = [
+            Place(
+                address=f"new{index}@example.edu",
+                mailbox_key=MailboxKey(f"new{index}"),
+                bucket=7 + index,
+                node_user=NodeUser(f"new{index}"),
+                options=NO_OPTIONS,
             )
-        )
-        row = self.rows[number, at]
-        row.key, row.bucket, row.state, row.node, row.next_s = key, bucket, "waiting", None, self.now_s
+            for index in range(places_count)
+        ]
+        self.run_async(self.queue.redirect_row(message_id(number), at, attempt, places))
+        row, last = self.rows[number, at], max(of for message, of in self.rows if message == number)
+        for index, place in enumerate(places):
+            self.rows[number, last + index if index else at] = replace(
+                row, key=place.mailbox_key, bucket=place.bucket, state="waiting", node=None, owner=None,
+                next_s=self.now_s,
+            )  # fmt: skip
 
     def _due_at(self, node: NodeId) -> set[tuple[int, int]]:
         return {
