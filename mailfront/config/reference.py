@@ -24,7 +24,6 @@ from mailfront.config.write import document_to_toml
 from mailfront.filters.contract import Kind, Stage
 from mailfront.filters.registry import found
 from mailfront.filters.settings import FilterSettings
-from mailfront.net.networks import Network
 
 _HEAD = """\
 # Settings
@@ -165,8 +164,6 @@ def _type(annotation: Any, metadata: list[Any]) -> str:
     for marker, name in _MARKERS:
         if marker in metadata:
             return name
-    if annotation is Network:
-        return "network"
     if annotation in _PLAIN_TYPES:
         return _PLAIN_TYPES[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

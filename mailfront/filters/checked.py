@@ -20,6 +20,7 @@ from mailfront.filters.failure import FilterFailed
 from mailfront.mail.address import Address, parse_path
 from mailfront.mail.reply import MAX_TEXT_CHARS
 from mailfront.mail.verdict import (
+    CONTINUE,
     Action,
     AddHeader,
     AddRecipient,
@@ -44,8 +45,8 @@ _CODES = {Action.REJECT: (5, 550, "5.7.1", "refused by policy"), Action.TEMPFAIL
 
 def checked(verdict: object) -> Verdict:
     """The verdict, made safe. Raises FilterFailed for one that cannot be."""
-    if verdict is _CONTINUE:
-        return _CONTINUE
+    if verdict is CONTINUE:
+        return CONTINUE
     if not isinstance(verdict, Verdict) or not isinstance(verdict.action, Action):
         raise FilterFailed(f"returned {printable(type(verdict).__name__, 60)}, not a Verdict")
     score = verdict.score
@@ -67,9 +68,6 @@ def checked(verdict: object) -> Verdict:
         enhanced = verdict.enhanced
     said = printable(str(verdict.text).rstrip("\x00\r\n "), MAX_TEXT_CHARS)
     return replace(verdict, code=code, enhanced=enhanced, text=said or text, reason=reason or said, edits=edits)
-
-
-_CONTINUE = Verdict()
 
 
 def _is_code(code: object, kind: int) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from mailfront.base.settings import DurationS, Settings, SizeBytes
-from mailfront.net.networks import Network
+from mailfront.net.networks import Networks
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?")
 
@@ -18,7 +18,7 @@ class OnlyForSettings(Settings):
     """Domains of recipients. Absent: all."""
     classes: tuple[str, ...] = Field(default=(), strict=False)
     """Object classes that the directory gives a recipient. Absent: all."""
-    networks: tuple[Network, ...] = Field(default=(), strict=False)
+    networks: Networks = ()
     """Networks of clients. Absent: all."""
     max_size: SizeBytes | None = Field(default=None, gt=0)
     """Largest message, header included. Absent: any size."""

@@ -5,15 +5,16 @@ Everything that a filter may do wrong ends here: what it raises, takes too long 
 """
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from time import perf_counter
+from typing import Any
 
 from mailfront.base.printable import printable
 from mailfront.filters.checked import checked
 from mailfront.filters.contract import Answer, Filter, Finding, Recipient, Stage
 from mailfront.filters.failure import FilterFailed
 from mailfront.filters.settings import FilterSettings
-from mailfront.mail.verdict import CONTINUE, Verdict
+from mailfront.mail.verdict import CONTINUE, Action, Verdict
 from mailfront.net.networks import is_listed
 from mailfront.observe import metrics
 from mailfront.observe.log import get
@@ -25,7 +26,7 @@ _ON_ERROR = {
     "tempfail": Verdict.tempfail("a filter cannot look at this message now, try again later", enhanced="4.3.0"),
     "reject": Verdict.reject("this message cannot be checked", enhanced="5.7.1"),
 }
-NOBODY: frozenset[int] = frozenset()
+_LABELS = {action: action.value for action in Action}
 
 
 class Step:
@@ -46,6 +47,9 @@ class Step:
         self._classes = frozenset(only_for.classes)
         self.is_for_all = not (self._networks or self._max_size_bytes or self._domains or self._classes)
         self._on_error = _ON_ERROR[settings.on_error]
+        # Looked up once: it is done for every message.
+        self._methods: dict[Stage, Callable[[Any], Answer]] = {stage: getattr(asked, stage.value) for stage in stages}
+        self._shadow = settings.shadow
 
     def may_be_asked(self, ip: str, size_bytes: int) -> bool:
         """Whether the message as such is one that this filter is for."""
@@ -69,7 +73,7 @@ class Step:
         """Ask the filter. It may answer at once, or its answer has to be waited for."""
         started_s = perf_counter()
         try:
-            answer: Answer = getattr(self.filter, stage.value)(view)
+            answer = self._methods[stage](view)
             if isinstance(answer, Verdict):
                 return self._found(stage, binds, checked(answer), perf_counter() - started_s)
         except FilterFailed as error:
@@ -103,14 +107,14 @@ class Step:
         return self._found(stage, binds, verdict, perf_counter() - started_s)
 
     def _found(self, stage: Stage, binds: frozenset[int] | None, verdict: Verdict, took_s: float) -> Finding:
-        metrics.FILTERS_VERDICTS.inc(self.name, verdict.action.value)
+        metrics.FILTERS_VERDICTS.inc(self.name, _LABELS[verdict.action])
         metrics.FILTERS_SECONDS.observe(took_s, self.name)
         return Finding(
             filter=self.name,
             stage=stage,
             verdict=verdict,
             binds=binds,
-            shadow=self.settings.shadow,
+            shadow=self._shadow,
             took_s=took_s,
         )
 
