@@ -1,7 +1,7 @@
 """The milter core does not care where the bytes are cut, and a filter's garbage is nothing but a protocol error."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,19 +28,18 @@ def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
 def run(pieces: Sequence[bytes]) -> tuple[list[Answer], bool]:
     """Drive a core to the end of a message; return the answers, and whether it ended in an error."""
     core, answers = MilterClient(), list[Answer]()
-    calls = iter(
-        [
-            lambda: core.connect("[192.0.2.1]", "192.0.2.1", 25, {}),
-            lambda: core.helo("client", {}),
-            lambda: core.mail("a@example.org", (), {"i": "id"}),
-            lambda: core.recipient("b@example.test", (), {}),
-            lambda: core.data({}),
-            lambda: core.header(b"Subject", b" x"),
-            lambda: core.end_of_headers({}),
-            lambda: core.body(b"text\r\n"),
-            lambda: core.end_of_message({}),
-        ]
-    )
+    steps: list[Callable[[], bytes]] = [
+        lambda: core.connect("[192.0.2.1]", "192.0.2.1", 25, {}),
+        lambda: core.helo("client", {}),
+        lambda: core.mail("a@example.org", (), {"i": "id"}),
+        lambda: core.recipient("b@example.test", (), {}),
+        lambda: core.data({}),
+        lambda: core.header(b"Subject", b" x"),
+        lambda: core.end_of_headers({}),
+        lambda: core.body(b"text\r\n"),
+        lambda: core.end_of_message({}),
+    ]
+    calls = iter(steps)
     core.negotiate()
     for piece in pieces:
         core.receive(piece)

@@ -46,8 +46,8 @@ def say(
                     break
             return code, text.decode()
     except smtplib.SMTPConnectError as refused:
-        text = refused.smtp_error
-        return refused.smtp_code, text.decode() if isinstance(text, bytes) else text
+        reason = refused.smtp_error
+        return refused.smtp_code, reason.decode() if isinstance(reason, bytes) else reason
 
 
 def _dialogue(client: ClientFrom, data: bytes, recipients: tuple[str, ...], sender: str, helo: str) -> Any:

@@ -117,7 +117,7 @@ class DnsServer:
                 _add(response, name, "CNAME", target)
                 name = target[0].lower().rstrip(".")
                 continue
-            if values:
+            if isinstance(values, list) and values:
                 _add(response, name, kind, values)
             return True
         response.answer.clear()  # a chain without an end
