@@ -138,6 +138,7 @@ class Keeper:
                 config, self._queue, self._directory, registry, self._health, self._relay, self._to_routes
             ),
             alarms=self._health,
+            mailbox_full=lambda key: self._desk.mailbox_full(key),
             lease_s=lease_s,
             final_timeout_s=final_timeout_s,
         )

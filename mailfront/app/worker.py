@@ -37,10 +37,11 @@ from mailfront.edge.server import EdgeServer
 from mailfront.filters.chain import build_chain
 from mailfront.intake.fanout import Fanout, HandoffPlan
 from mailfront.intake.filtering import Screening
+from mailfront.intake.full_mailboxes import FullMailboxes
 from mailfront.intake.kept import Keeping
 from mailfront.intake.recipients import Recipients
 from mailfront.intake.transaction import Intake, IntakePolicy
-from mailfront.mail.names import NodeId
+from mailfront.mail.names import MailboxKey, NodeId
 from mailfront.mail.routes import RouteTable
 from mailfront.net.body import BodyBudget
 from mailfront.net.channel import Channel
@@ -88,6 +89,7 @@ class Worker:
         listening: dict[int, list[socket.socket]] = {}
         for index, fd in orders.listeners:
             listening.setdefault(index, []).append(socket.socket(fileno=fd))
+        self._full = FullMailboxes(self._clock, lambda key: self._news.tell("mailbox_full", key, {"key": key}))
         self._servers = self._make_servers(self._make_intake(), listening)
         self._sessions = WorkerSessions(
             config,
@@ -123,6 +125,7 @@ class Worker:
                 routes=RouteTable(route.name for route in config.route),
                 relays=config.outbound.smarthost is not None,
                 most_members=config.directory.max_members,
+                is_full=self._full.is_full,
             ),
             Fanout(self._delivery, self._locator, self._queue, handoff),
             self._queue,
@@ -139,6 +142,7 @@ class Worker:
             ),
             self._clock,
             Screening(self._chain, config.server.hostname) if self._chain.steps else None,
+            self._full,
         )
 
     def _make_servers(self, intake: Intake, listening: dict[int, list[socket.socket]]) -> list[EdgeServer]:
@@ -182,6 +186,7 @@ class Worker:
         watch_lifeline(self._orders.lifeline_fd, self._stop.set)
         self._keeper.on_push("map", self._map_pushed)
         self._keeper.on_push("nodes", self._nodes_pushed)
+        self._keeper.on_push("mailbox_full", lambda push: self._full.note(MailboxKey(str(push["key"]))))
         self._keeper.start()
         await self._directory.open()
         await self._chain.start()

@@ -71,6 +71,7 @@ class WorkerDesk:
             ("move_wanted", self._move_wanted),
             ("want_map", self._want_map),
             ("suspect", self._suspect),
+            ("mailbox_full", self._mailbox_full),
             ("alarm", self._alarm),
             ("filter_breaker", self._filter_breaker),
             ("check_nodes", self._check_nodes),
@@ -153,6 +154,14 @@ class WorkerDesk:
         for page in self._registry.full_push():
             self._channel.push("map", page, request.peer)
         return {}
+
+    async def _mailbox_full(self, request: Request) -> dict[str, Any]:
+        self.mailbox_full(MailboxKey(str(request.payload["key"])))
+        return {}
+
+    def mailbox_full(self, key: MailboxKey) -> None:
+        """A node said that this mailbox has no room: tell all workers, so that none takes more mail for it now."""
+        self._channel.push("mailbox_full", {"key": key})
 
     async def _suspect(self, request: Request) -> dict[str, Any]:
         payload, states = request.payload, self._registry.states

@@ -16,6 +16,7 @@ from mailfront.intake.expansion import Away, Box, Expansion, Gate, HopOf, Owner,
 from mailfront.intake.leaves import CUT_THROUGH_MOST, Expanded, HopLeaf, Leaf, Target
 from mailfront.mail.address import Address
 from mailfront.mail.envelope import NO_OPTIONS, RecipientOptions
+from mailfront.mail.names import MailboxKey
 from mailfront.mail.next_hop import RELAY
 from mailfront.mail.reply import Reply, reply
 from mailfront.queue.dsn import NoticeKind, notify_wants
@@ -39,6 +40,7 @@ class Expander:
         hop_of: HopOf,
         raise_alarm: RaiseAlarm,
         *,
+        is_full: Callable[[MailboxKey], bool],
         local_domains: frozenset[str],
         relays: bool,
         most: int,
@@ -47,6 +49,7 @@ class Expander:
         self._target_of = target_of
         self._hop_of = hop_of
         self._raise_alarm = raise_alarm
+        self._is_full = is_full
         self._local_domains = local_domains
         self._relays = relays
         self._most = most
@@ -91,7 +94,7 @@ class Expander:
             self._raise_alarm("outbound.no_smarthost", text)
             return reply(451, "4.3.5", f"<{address}>: forwards to other sites are not set up yet, try again later")
         is_single = len(boxes) + len(aways) == 1
-        if is_single and boxes and boxes[0].record.over_quota:
+        if is_single and boxes and (boxes[0].record.over_quota or self._is_full(boxes[0].record.key)):
             return reply(452, "4.2.2", f"<{address}>: this mailbox is full, try again later")
         passed_on = options if is_single else _without_success(options)
         leaves: list[Leaf] = []

@@ -5,6 +5,7 @@ trouble (directory away, unknown host, keeper away) is 4xx; 5xx is only said for
 suspended, a list that one may not post to. Nothing is delivered and nothing is kept here.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from mailfront.intake.expansion import Box
 from mailfront.intake.leaves import Expanded, HopLeaf, Target
 from mailfront.mail.address import Address, parse_path
 from mailfront.mail.envelope import RecipientOptions
-from mailfront.mail.names import NodeId, NodeUser
+from mailfront.mail.names import MailboxKey, NodeId, NodeUser
 from mailfront.mail.next_hop import RELAY
 from mailfront.mail.reply import Reply, reply
 from mailfront.mail.routes import RouteTable
@@ -78,14 +79,16 @@ class Recipients:
         routes: RouteTable | None = None,
         relays: bool = False,
         most_members: int = 5000,
+        is_full: Callable[[MailboxKey], bool] = lambda _key: False,
     ) -> None:
         """`routes` lead to servers that are no nodes. `relays`: mail for other sites can leave, so that forwards may
-        lead there. `most_members`: of one list."""
+        lead there. `most_members`: of one list. `is_full`: whether a mailbox is known to have no room."""
         self._directory = directory
         self._locator = locator
         self._alarms = alarms
         self._local_domains = local_domains
         self._routes = routes or RouteTable()
+        self._is_full = is_full
         self._postmaster = postmaster
         self._node_user = node_user
         self._handoff_key = handoff_mailbox.key if handoff_mailbox else None
@@ -95,6 +98,7 @@ class Recipients:
             self._box_target,
             self._hop_of,
             alarms.raise_alarm,
+            is_full=is_full,
             local_domains=local_domains,
             relays=relays,
             most=most_members,
@@ -125,7 +129,7 @@ class Recipients:
                 return reply(550, "5.2.1", f"<{address}>: this mailbox is disabled")
             if record.redirected:
                 return await self._expander.expand(address, options, answer, sender)
-            if record.over_quota:
+            if record.over_quota or self._is_full(record.key):
                 return reply(452, "4.2.2", f"<{address}>: this mailbox is full, try again later")
             return await self._target(address, answer.detail, options, record)
         if isinstance(answer, CannotSay):

@@ -22,6 +22,7 @@ from mailfront.intake.ahead import CommittedAhead, is_tried_now, needs_queue
 from mailfront.intake.fanout import Fanout, FanoutResult
 from mailfront.intake.filtering import Screened, Screening, bound_to, mailbox_fates
 from mailfront.intake.fold import Decision, fold
+from mailfront.intake.full_mailboxes import FullMailboxes
 from mailfront.intake.kept import Keeping
 from mailfront.intake.leaves import WAITS, Expanded, Leaf, Target
 from mailfront.intake.recipients import Recipients
@@ -68,6 +69,7 @@ class Intake:
         policy: IntakePolicy,
         clock: Clock,
         screening: Screening | None = None,
+        full: FullMailboxes | None = None,
     ) -> None:
         self.recipients = recipients
         self.fanout = fanout
@@ -76,6 +78,7 @@ class Intake:
         self.policy = policy
         self.clock = clock
         self.screening = screening
+        self.full = full
         self.remembered = RememberedTable()
 
     def begin(self, request: MailRequest, earlier: tuple[Finding, ...] = ()) -> "Transaction | Reply":
@@ -231,6 +234,8 @@ class Transaction:
         outcomes: list[Fate] = [
             fates.get(index) or known.get(index) or outcome for index, outcome in enumerate(result.outcomes)
         ]
+        if intake.full is not None:
+            intake.full.learn(zip((leaf.mailbox_key for leaf in self._leaves), outcomes, strict=True))
         if ahead is None:
             decision = fold(self.id, self._recipients, outcomes, per_recipient=per_recipient)
             replies = await self._keep(envelope, body, traced, outcomes, result, decision)

@@ -83,3 +83,11 @@ class Discarded:
 
 Fate = Outcome | Retained | Discarded
 """What became of one mailbox's copy at intake: an outcome, or what filters decided instead of a delivery."""
+
+
+def says_full(outcome: Fate) -> bool:
+    """Whether this is a node's word that the mailbox has no room."""
+    return isinstance(outcome, Deferred | Failed) and outcome.node is not None and outcome.reply.enhanced in _FULL
+
+
+_FULL = ("4.2.2", "5.2.2")

@@ -25,9 +25,9 @@ from mailfront.cluster.node_table import NodeStateTable
 from mailfront.delivery.attempt_record import describe
 from mailfront.delivery.transaction import Delivery
 from mailfront.mail.body import BodyRef
-from mailfront.mail.names import NodeId
+from mailfront.mail.names import MailboxKey, NodeId
 from mailfront.mail.next_hop import is_next_hop
-from mailfront.mail.outcome import Blame, Deferred, Delivered, Outcome, Unknown
+from mailfront.mail.outcome import Blame, Deferred, Delivered, Outcome, Unknown, says_full
 from mailfront.observe.log import emit, get
 from mailfront.queue.queue import Queue
 from mailfront.queue.rows import Claimed, QueuedMessage, QueuedRecipient
@@ -100,6 +100,7 @@ class QueueRunner:
         alarms: Alarms,
         lease_s: float,
         final_timeout_s: float,
+        mailbox_full: Callable[[MailboxKey], None] = lambda _key: None,
         first_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
         self._queue = queue
@@ -113,6 +114,7 @@ class QueueRunner:
             # Nobody else sends there: all of it is the queue's.
             self._lanes[name] = _Lane(Window(most=2 * most), hop=hop, pause=HopPause(first_pause_s))
         self._alarms = alarms
+        self._mailbox_full = mailbox_full
         self._lease_s = lease_s
         self._final_timeout_s = final_timeout_s
         self._wake = asyncio.Event()
@@ -207,6 +209,9 @@ class QueueRunner:
             elif lane.hop is not None or any(isinstance(outcome, Delivered) for outcome in outcomes.values()):
                 lane.window = lane.window.succeeded()
                 self._hop_worked(node, lane)
+            for row in claimed.recipients:
+                if row.number in outcomes and says_full(outcomes[row.number]):
+                    self._mailbox_full(row.mailbox_key)
             await self._settle(claimed, outcomes)
         finally:
             lane.in_use -= 1

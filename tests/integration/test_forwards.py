@@ -17,6 +17,7 @@ USERS: list[dict[str, object]] = [
     {"address": "fiona@example.edu", "mailbox": "fiona"},
     {"address": "fred@example.edu", "mailbox": "fred", "forward": ["fred@example.edu", "fred@out.example"]},
     {"address": "flora@example.edu", "mailbox": "flora", "forward": "fred@example.edu"},
+    {"address": "tiny@example.edu", "mailbox": "tiny"},
     {"address": "postmaster@example.edu", "mailbox": "postmaster"},
 ]
 GROUPS: list[dict[str, object]] = [
@@ -144,3 +145,17 @@ def test_success_is_told_for_a_delivery_while_the_client_waits(post: Post) -> No
     assert len(post.at_home("fiona")) == 1
     (notice,) = wait_until(post.outside, 30.0, "the notice")
     assert b"Action: delivered" in notice
+
+
+def test_a_full_mailbox_is_refused_at_rcpt_by_every_worker(post: Post) -> None:
+    """One node's "over quota", heard by one worker, spares the next senders their data, whichever worker they meet."""
+    filling = f"X-Fill: {'x' * 900}\r\n" * 11
+    assert post.send("tiny", header=filling).startswith("250")
+    answers = [post.send("tiny", header=filling)]
+    assert answers[0].startswith("452 4.2.2")
+
+    def refused_at_rcpt() -> bool:
+        answers.append(post.send("tiny"))
+        return len(answers) > 8 and all("is full" in answer for answer in answers[-8:])
+
+    wait_until(refused_at_rcpt, 30.0, "eight refusals at RCPT in a row")
