@@ -177,6 +177,19 @@ class Slapd:
         self.apply_ldif(person.ldif(number).replace("\nobjectClass", "\nchangetype: add\nobjectClass", 1))
         return f"cn=person-{number:05},{PEOPLE}"
 
+    def add_list(self, name: str, *lines: str, kind: str = "groupOfNames", domain: str | None = "example.edu") -> str:
+        """Add a group with further LDIF lines (`member: DN`); with a domain it is a list with an address. Returns its
+        DN."""
+        mail = [] if domain is None else ["objectClass: mailfrontList", f"mail: {name}@{domain}"]
+        dn = f"cn={name},{PEOPLE}"
+        entry = [f"dn: {dn}", "changetype: add", f"objectClass: {kind}", f"cn: {name}", *mail, *lines]
+        self.apply_ldif("\n".join(entry) + "\n")
+        return dn
+
+    def remove(self, *dns: str) -> None:
+        """Delete entries."""
+        self.apply_ldif("".join(f"dn: {dn}\nchangetype: delete\n\n" for dn in dns))
+
     def dn(self, uid: str) -> str:
         """Return the DN of a person by uid."""
         number = next(index for index, person in enumerate(self.people, start=1) if person.uid == uid)
@@ -212,7 +225,9 @@ class Slapd:
         )
 
     def _configuration_text(self) -> str:
-        schemas = "\n".join(f"include /etc/ldap/schema/{name}.schema" for name in ("core", "cosine", "inetorgperson"))
+        schemas = "\n".join(
+            f"include /etc/ldap/schema/{name}.schema" for name in ("core", "cosine", "nis", "inetorgperson")
+        )
         tls = ""
         if self._tls is not None:
             tls = f"TLSCertificateFile {self._tls.certificate}\nTLSCertificateKeyFile {self._tls.key}\n"
