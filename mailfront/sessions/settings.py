@@ -1,5 +1,6 @@
 """Settings of `[login]`, and the part of `[limits]` that is about sessions."""
 
+import ipaddress
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -29,9 +30,10 @@ class LoginSettings(Settings):
     failure_delay: DurationS = Field(default=2.0, ge=0, le=30)
     """How long after it was asked a wrong login is answered: a name that does not exist takes as long as a wrong
     password."""
-    shared_addresses: Networks = ()
-    """Networks whose addresses stand for many people: webmail servers, a gateway of the campus. Failed logins from
-    there slow down the account that was tried, not the address. Elsewhere they slow down both, up to 15 s."""
+    shared_addresses: Networks = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
+    """Networks whose addresses stand for many people: webmail servers (one on this machine is listed by itself), a
+    gateway of the campus. Failed logins from there slow down the account that was tried, not the address. Elsewhere
+    they slow down both, up to 15 s."""
     hold: DurationS = Field(default=20.0, ge=0, le=120)
     """How long a login waits for a home that is down or has too many logins to take. Then: temporary error."""
     held: int = Field(default=1000, ge=1)
