@@ -74,8 +74,11 @@ def session_endpoints(config: Configuration) -> dict[tuple[str, NodeId], NodeEnd
 
 
 def session_looks(config: Configuration, context: ssl.SSLContext) -> dict[Service, Look]:
-    """How the prober sees whether a node serves POP3 and ManageSieve, where a listener needs it."""
-    roles = {listener.role for listener in config.listen} & {"pop3", "sieve"}
+    """How the prober sees whether a node serves what listeners need. Where there is a handoff account it logs in to
+    IMAP by itself, which shows more."""
+    roles = {listener.role for listener in config.listen} & DIALECTS.keys()
+    if config.storage.handoff_mailbox is not None:
+        roles.discard("imap")
     endpoints = session_endpoints(config)
     return {DIALECTS[role].service: partial(_look, DIALECTS[role], endpoints, context) for role in sorted(roles)}
 
