@@ -31,6 +31,7 @@ from mailfront.base.settings import Settings
 from mailfront.filters.failure import FilterFailed
 from mailfront.filters.headers import Headers
 from mailfront.filters.hosts import Hosts
+from mailfront.filters.settings import DEFAULT_CONCURRENCY
 from mailfront.mail.address import Address
 from mailfront.mail.body import BodyRef
 from mailfront.mail.client import ClientInfo
@@ -221,12 +222,14 @@ class Kind:
     settings   model of `settings` in its table; a subclass of `mailfront.base.settings.Settings`
     stages     when its filters are asked: always, or as their settings say
     make       makes the filter; import what is heavy in there. Raises ConfigError for what cannot work here.
+    concurrency  what `concurrency` is if its table does not say: high for a filter that mostly waits for clients
     """
 
     summary: str
     settings: type[Settings]
     stages: frozenset[Stage] | Callable[[Any], frozenset[Stage]]
     make: Callable[[Any, FilterContext], Filter]
+    concurrency: int = DEFAULT_CONCURRENCY
 
     def stages_of(self, settings: Settings) -> frozenset[Stage]:
         """When a filter with these settings is asked."""

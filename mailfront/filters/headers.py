@@ -70,8 +70,7 @@ def _fields(raw: bytes) -> Iterator[HeaderField]:
             yield HeaderField("", raw[position:])
             return
         match = _FIELD.match(raw, position)
-        assert match is not None
-        if match.end() == position:  # a bare CR or LF, which no body of ours has
+        if match is None or match.end() == position:  # a bare CR or LF, which no body of ours has
             yield HeaderField("", raw[position:])
             return
         name = _NAME.match(raw, position)

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, create_model
 from mailfront.base.errors import ConfigError
 from mailfront.base.printable import printable
 from mailfront.filters.contract import Kind
-from mailfront.filters.settings import FilterSettings
+from mailfront.filters.settings import MOST_CONCURRENCY, FilterSettings
 
 GROUP = "mailfront.filters"
 
@@ -66,7 +66,11 @@ def _model(name: str, kind: Kind) -> type[FilterSettings]:
         default = kind.settings()
     except ValidationError:
         pass  # something in it must be given, so the table must be there
-    own: dict[str, Any] = {"kind": (Literal[name], ...), "settings": (kind.settings, default)}
+    own: dict[str, Any] = {
+        "kind": (Literal[name], ...),
+        "concurrency": (Annotated[int, Field(ge=1, le=MOST_CONCURRENCY)], kind.concurrency),
+        "settings": (kind.settings, default),
+    }
     title = f"{name.title()}FilterSettings"
     return create_model(title, __base__=FilterSettings, __doc__=kind.summary, **own)
 

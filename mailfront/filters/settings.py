@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from mailfront.base.settings import DurationS, Settings, SizeBytes
 from mailfront.net.networks import Networks
 
+DEFAULT_CONCURRENCY, MOST_CONCURRENCY = 20, 10_000
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?")
 
 
@@ -40,8 +41,9 @@ class FilterSettings(Settings):
     """Filters that must have answered first; this one then sees what they found. The others run at the same time."""
     timeout: DurationS = Field(default=10.0, gt=0, le=600)
     """How long one answer may take. Then the filter has failed, and `on_error` applies."""
-    concurrency: int = Field(default=20, ge=1, le=10_000)
-    """How many messages this filter looks at at once, in each worker; the others wait, at most `timeout`."""
+    concurrency: int = Field(default=DEFAULT_CONCURRENCY, ge=1, le=MOST_CONCURRENCY)
+    """How many messages this filter looks at at once, in each worker; the others wait, at most `timeout`. For
+    `pregreet` and `dnsbl`, which wait for clients and for DNS, the default is 10000."""
     on_error: Literal["accept", "tempfail", "reject"] = "tempfail"
     """What happens to mail when the filter fails or is too slow: `accept` lets it pass unfiltered, `tempfail` answers
     451, `reject` answers 550."""
