@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.support.mailfront_server import ROOT
 
-ROWS = "new-4k,starttls,queue,drain"
+ROWS = "new-4k,starttls,queue,drain,login,idle,relay"
 
 
 def test_the_benchmark_measures_a_small_sample_of_each_kind_of_row(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--plots", type=Path, help="draw into this folder (needs the extra `bench`)")
     parser.add_argument("--list", action="store_true", help="show the rows and end")
     options = parser.parse_args(arguments)
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     if options.list:
         for row in ROWS:
             console.print(f"{row.name:<12} {row.title} ({', '.join(row.systems)})")

@@ -9,8 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from tests.perf.session_systems import DovecotProxy, ImapSinkProcess, NginxMail
 from tests.perf.systems import DOMAIN, NODES_COUNT, Haproxy, Mailfront, Postfix, Sinks, Straight, System
 from tests.support.certificates import Authority
+from tests.support.mailfront_server import ROOT
 from tests.support.postfix import SmtpSink, smtp_source
 from tests.support.processes import new_directory
 
@@ -25,6 +27,7 @@ class Lab:
         self._systems: dict[str, System] = {}
         self._sleeping: dict[str, list[SmtpSink]] = {}
         self._sinks: Sinks | None = None
+        self._imap_sink: ImapSinkProcess | None = None
         self.directory = new_directory("lab")
         authority = Authority(self.directory)
         self.ca_file: Path = authority.ca_file
@@ -45,7 +48,7 @@ class Lab:
             found = self._makers()[name]()
             self._stack.callback(found.stop)
             found.start()
-            if name not in self._sleeping:
+            if name not in self._sleeping and not name.endswith("imap"):
                 # What is made once, at the first messages, is no message's cost.
                 smtp_source(*found.endpoint(), messages=WARM_COUNT, recipient=f"user@{DOMAIN}", options=("-N",))
             self._systems[name] = found
@@ -68,6 +71,15 @@ class Lab:
             self._sinks.start()
         return self._sinks
 
+    @property
+    def imap_sink(self) -> ImapSinkProcess:
+        """The storage of the session rows, running."""
+        if self._imap_sink is None:
+            self._imap_sink = ImapSinkProcess()
+            self._stack.callback(self._imap_sink.stop)
+            self._imap_sink.start()
+        return self._imap_sink
+
     def _makers(self) -> dict[str, Callable[[], System]]:
         return {
             "straight": lambda: Straight(self.sinks),
@@ -79,7 +91,36 @@ class Lab:
             ),
             "mailfront-nodes-down": lambda: Mailfront(self._down("mailfront-nodes-down"), name="mailfront-nodes-down"),
             "postfix-nodes-down": lambda: Postfix(self._down("postfix-nodes-down"), name="postfix-nodes-down"),
+            "mailfront-5-filters": lambda: self._filtered(5),
+            "mailfront-imap": lambda: self._imap_mailfront("mailfront-imap", "directory"),
+            "mailfront-node-auth-imap": lambda: self._imap_mailfront("mailfront-node-auth-imap", "node"),
+            "nginx-imap": lambda: NginxMail("nginx-imap", self._certificate, self.imap_sink),
+            "dovecot-imap": lambda: DovecotProxy("dovecot-imap", self._certificate, self.imap_sink),
+            "haproxy-imap": lambda: Haproxy(("127.0.0.1", self.imap_sink.port), name="haproxy-imap"),
         }
+
+    def _imap_mailfront(self, name: str, auth: str) -> Mailfront:
+        return Mailfront(
+            self.sinks.ports,
+            name=name,
+            tls=self._certificate,
+            imap_port=self.imap_sink.port,
+            settings={"login": {"auth": auth, "failure_delay": "0s"}},
+        )
+
+    def _filtered(self, count: int) -> Mailfront:
+        folder = self.directory / "plugin"
+        information = folder / "mailfront_bench-1.dist-info"
+        information.mkdir(parents=True)
+        (information / "METADATA").write_text("Metadata-Version: 2.1\nName: mailfront-bench\nVersion: 1\n")
+        (information / "entry_points.txt").write_text("[mailfront.filters]\nnoop = tests.perf.noop_filter:KIND\n")
+        filters = [{"name": f"noop{number}", "kind": "noop"} for number in range(count)]
+        return Mailfront(
+            self.sinks.ports,
+            name=f"mailfront-{count}-filters",
+            settings={"filter": filters},
+            environment={"PYTHONPATH": f"{folder}:{ROOT}"},
+        )
 
     def _down(self, name: str) -> list[int]:
         sinks = self._sleeping[name] = [SmtpSink(lmtp=True, options=("-m", "1000")) for _ in range(NODES_COUNT)]

@@ -69,7 +69,7 @@ def messages(
             options=options,
         )
         if not result.ok:
-            raise LoadFailed(f"{system.name}: {result.output.strip()}")
+            raise LoadFailed(result.output.strip()[-300:])
         answered_s = time.monotonic() - begun_s
         if until_handed_on and system.queued_count():
             wait_until(lambda: not system.queued_count(), DRAIN_LIMIT_S, f"the end of {system.name}'s queue")
@@ -85,7 +85,7 @@ def generated(system: System, spec: dict[str, Any]) -> Sample:
         with _generator(_addressed(system, spec)) as process:
             output, errors = process.communicate(timeout=GENERATOR_LIMIT_S)
         if process.returncode:
-            raise LoadFailed(f"{system.name}, {spec['kind']}: {errors.strip()[-500:]}")
+            raise LoadFailed(f"{spec['kind']}: {(errors.strip().splitlines() or ['no word'])[-1][-300:]}")
         result = json.loads(output.splitlines()[-1])
         return result.pop("seconds"), result.pop("count"), result
 
@@ -103,7 +103,7 @@ def held(system: System, spec: dict[str, Any]) -> Sample:
             during_bytes = memory_bytes(system.pids())
             output, errors = process.communicate("", timeout=GENERATOR_LIMIT_S)
         if process.returncode or not line:
-            raise LoadFailed(f"{system.name}, {spec['kind']}: {errors.strip()[-500:]}")
+            raise LoadFailed(f"{spec['kind']}: {(errors.strip().splitlines() or ['no word'])[-1][-300:]}")
         result = json.loads(output.splitlines()[-1])
         figures = {
             "memory_mib": during_bytes / 2**20,
@@ -115,7 +115,7 @@ def held(system: System, spec: dict[str, Any]) -> Sample:
 
 
 def _addressed(system: System, spec: dict[str, Any]) -> dict[str, Any]:
-    host, port = system.endpoint()
+    host, port = system.endpoint(spec.get("role", "smtp"))
     return {"host": host, "port": port, **spec}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tests.perf.load import Sample
@@ -31,7 +32,7 @@ def show(report: Report, console: Console) -> None:
 
 def _add(table: Table, result: RowResult) -> None:
     row = result.row
-    verdicts = "\n".join(_verdicts(result)) or result.failure
+    verdicts = "\n".join(_verdicts(result))
     for number, name in enumerate(row.systems):
         rate = result.median(name, lambda sample: sample.rate)
         cpu_ms = result.median(name, lambda sample: sample.cpu_ms)
@@ -45,7 +46,7 @@ def _add(table: Table, result: RowResult) -> None:
             "-" if rate is None else f"{rate:,.0f}",
             "-" if cpu_ms is None else f"{cpu_ms:.3f}",
             " ".join(also),
-            (f"{verdicts}\n[red]{result.failure}[/red]" if result.failure else verdicts) if number == 0 else "",
+            "\n".join((verdicts, escape(result.failure))).strip() if number == 0 else "",
         )
     table.add_section()
 

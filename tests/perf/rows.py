@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.perf.lab import Lab
-from tests.perf.load import LoadFailed, Sample, generated, measured, messages
+from tests.perf.load import LoadFailed, Sample, generated, held, measured, messages
 from tests.perf.systems import Postfix, System
 from tests.support.processes import wait_until
 
@@ -92,6 +92,23 @@ def _drain(lab: Lab, system: System, count: int) -> Sample:
         return measured(system, work)
 
 
+def _generated(kind: str, **more: object) -> RUN:
+    return lambda lab, system, count: generated(
+        system, {"kind": kind, "count": count, "parallel": 20, "users": 1000, "role": "imap", **more}
+    )
+
+
+def _idle(*, secure: bool) -> RUN:
+    def run(lab: Lab, system: System, count: int) -> Sample:
+        spec: dict[str, object] = {"kind": "idle", "count": count, "parallel": 50, "users": 1000, "role": "imap"}
+        if secure:
+            spec |= {"role": "imaps", "ca": str(lab.ca_file)}
+        return held(system, spec)
+
+    return run
+
+
+_PROXIES = ("mailfront-imap", "nginx-imap", "dovecot-imap", "haproxy-imap")
 _ALL = ("mailfront", "postfix-queued", "postfix-proxy", "haproxy", "straight")
 
 ROWS: tuple[Row, ...] = (
@@ -187,6 +204,48 @@ ROWS: tuple[Row, ...] = (
             ),
         ),
         shows=("began_after_s",),
+    ),
+    Row(
+        name="chain",
+        title="30 KB through 0 and 5 filters that have no objection",
+        systems=("mailfront", "mailfront-5-filters"),
+        count=1500,
+        run=_source(30_000),
+    ),
+    Row(
+        name="login",
+        title="IMAP login and logout",
+        systems=("mailfront-node-auth-imap", *_PROXIES),
+        count=1500,
+        run=_generated("logins"),
+        unit="logins",
+        shows=("p99_s",),
+    ),
+    Row(
+        name="idle",
+        title="5,000 idle IMAP sessions",
+        systems=_PROXIES,
+        count=5000,
+        run=_idle(secure=False),
+        unit="sessions",
+        shows=("memory_mib", "each_kib"),
+    ),
+    Row(
+        name="idle-tls",
+        title="5,000 idle IMAP sessions over TLS",
+        systems=_PROXIES[:3],
+        count=5000,
+        run=_idle(secure=True),
+        unit="sessions",
+        shows=("memory_mib", "each_kib"),
+    ),
+    Row(
+        name="relay",
+        title="100 MB read over IMAP, in messages of 1 MiB",
+        systems=_PROXIES,
+        count=100,
+        run=_generated("download"),
+        unit="MiB",
     ),
 )
 

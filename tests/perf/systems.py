@@ -59,8 +59,8 @@ class System(Protocol):
         """End it."""
         ...
 
-    def endpoint(self) -> Address:
-        """Where mail comes in."""
+    def endpoint(self, role: str = "smtp") -> Address:
+        """Where mail (`smtp`) or people (`imap`, `imaps`) come in."""
         ...
 
     def pids(self) -> list[int]:
@@ -109,7 +109,7 @@ class Straight:
     def stop(self) -> None:
         """The sink is not ours."""
 
-    def endpoint(self) -> Address:
+    def endpoint(self, role: str = "smtp") -> Address:
         """See `System`."""
         return self._sinks.smtp.host, self._sinks.smtp.port
 
@@ -132,9 +132,10 @@ class Mailfront:
         name: str = "mailfront",
         tls: CertificateFiles | None = None,
         listen: Sequence[Mapping[str, object]] = (),
-        node: Mapping[str, object] | None = None,
         settings: Mapping[str, object] | None = None,
         users_count: int = USERS_COUNT,
+        imap_port: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         users = [
@@ -143,11 +144,18 @@ class Mailfront:
         ]
         users.append({"address": f"postmaster@{DOMAIN}", "mailbox": "postmaster", "password": "{PLAIN}secret"})
         nodes = [
-            {"id": f"store{number}", "host": "127.0.0.1", "lmtp": port, "lmtp_connections": 40, **(node or {})}
+            {"id": f"store{number}", "host": "127.0.0.1", "lmtp": port, "lmtp_connections": 40}
             for number, port in enumerate(ports, 1)
         ]
+        if imap_port is not None:
+            nodes = [{**each, "imap": imap_port} for each in nodes]
+            listen = (
+                *listen,
+                {"role": "imap", "address": f"127.0.0.1:{free_port()}"},
+                {"role": "imap", "address": f"127.0.0.1:{free_port()}", "tls": "implicit"},
+            )
         smtp = {"role": "smtp", "address": f"127.0.0.1:{free_port()}", "tls": "off" if tls is None else "starttls"}
-        self.server = MailfrontServer(nodes, users, listen=[smtp, *listen], tls=tls, name=name)
+        self.server = MailfrontServer(nodes, users, listen=[smtp, *listen], tls=tls, name=name, environment=environment)
         storage = self.server.document["storage"]
         # A sink is no IMAP server: no copies at secondaries, no searches.
         for key in ("handoff_mailbox", "handoff_password_file", "secret_file", "master_user", "master_password_file"):
@@ -164,9 +172,13 @@ class Mailfront:
         """See `System`."""
         self.server.stop()
 
-    def endpoint(self) -> Address:
+    def endpoint(self, role: str = "smtp") -> Address:
         """See `System`."""
-        return self.server.smtp
+        if role == "smtp":
+            return self.server.smtp
+        found = self.server.endpoint("imap", 1 if role == "imaps" else 0)
+        assert isinstance(found, tuple)
+        return found
 
     def pids(self) -> list[int]:
         """See `System`."""
@@ -202,7 +214,7 @@ class Postfix:
         (self._etc / "main.cf").write_text(self._main_cf(tls))
         (self._etc / "master.cf").write_text(self._master_cf(proxy_to))
         self.process = ManagedProcess(
-            [_binary("master"), "-c", self._etc, "-d"], name=name, log_path=self.directory / "console.log"
+            [binary("master"), "-c", self._etc, "-d"], name=name, log_path=self.directory / "console.log"
         )
 
     def start(self) -> None:
@@ -216,8 +228,8 @@ class Postfix:
             recipients.append(f"{address} yes\n")
         for name, lines in (("transport", transport), ("recipients", recipients)):
             (self._etc / name).write_text("".join(lines))
-            _checked([_binary("postmap"), "-c", str(self._etc), f"hash:{self._etc / name}"])
-        _checked([_binary("postfix"), "-c", str(self._etc), "check"])
+            _checked([binary("postmap"), "-c", str(self._etc), f"hash:{self._etc / name}"])
+        _checked([binary("postfix"), "-c", str(self._etc), "check"])
         self.process.launch()
         self.process.wait_for(
             lambda: greeting(("127.0.0.1", self.port)).startswith(b"220"), START_TIMEOUT_S, f"{self.name}'s greeting"
@@ -227,7 +239,7 @@ class Postfix:
         """See `System`."""
         self.process.stop(timeout_s=3.0)
 
-    def endpoint(self) -> Address:
+    def endpoint(self, role: str = "smtp") -> Address:
         """See `System`."""
         return "127.0.0.1", self.port
 
@@ -242,7 +254,7 @@ class Postfix:
 
     def flush(self) -> None:
         """Try everything in the queue now."""
-        _checked([_binary("postqueue"), "-c", str(self._etc), "-f"])
+        _checked([binary("postqueue"), "-c", str(self._etc), "-f"])
 
     def _main_cf(self, tls: CertificateFiles | None) -> str:
         lines = [
@@ -316,7 +328,7 @@ class Haproxy:
         self._target = target
         self.directory = new_directory(name)
         self.process = ManagedProcess(
-            [_binary("haproxy"), "-db", "-f", self.directory / "haproxy.cfg"],
+            [binary("haproxy"), "-db", "-f", self.directory / "haproxy.cfg"],
             name=name,
             log_path=self.directory / "haproxy.log",
         )
@@ -336,7 +348,7 @@ class Haproxy:
         """See `System`."""
         self.process.stop(timeout_s=1.0)
 
-    def endpoint(self) -> Address:
+    def endpoint(self, role: str = "smtp") -> Address:
         """See `System`."""
         return "127.0.0.1", self.port
 
@@ -355,7 +367,8 @@ def _checked(command: Sequence[str]) -> None:
         raise RuntimeError(f"{Path(command[0]).name} failed (it needs root):\n{done.stdout}{done.stderr}")
 
 
-def _binary(name: str) -> str:
+def binary(name: str) -> str:
+    """The path of a server's program. Raises RuntimeError if it is not installed."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SBIN}")
     if found is None:
         raise RuntimeError(f"{name} is not installed; run tests/install-packages")
