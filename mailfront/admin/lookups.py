@@ -1,11 +1,12 @@
-"""`directory lookup`: what the directory says about an address, from where, and how old that is."""
+"""`directory lookup`: what the directory says about an address, from where, how old that is, and where it leads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mailfront.admin.errors import AdminError, Kind
+from mailfront.admin.ways import WayView, way_of
 from mailfront.base.printable import printable
-from mailfront.directory.answers import Answer, CannotSay, DirectoryRecord, Found, NoSuch
-from mailfront.intake.recipients import RecipientDirectory
+from mailfront.directory.answers import Answer, ByDn, CannotSay, DirectoryRecord, Found, NoSuch
+from mailfront.intake.recipients import RecipientDirectory, Recipients
 from mailfront.mail.address import Address, parse_path
 
 
@@ -21,11 +22,16 @@ class RecordView:
     host: str | None
     redirected: bool
     classes: tuple[str, ...]
+    forwards: tuple[str, ...] = ()
+    keeps_copy: bool = False
+    owner: str | None = None
+    members_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerView:
-    """The directory's answer: `found`, `no such address` or `cannot say`. `reason` belongs to the last one."""
+    """The directory's answer: `found`, `no such address` or `cannot say`, and then `reason` says why. `way`: where a
+    forward or a list leads, unless nobody can say that now (`reason`); its first thing is the address itself."""
 
     address: str
     answer: str
@@ -33,13 +39,15 @@ class AnswerView:
     age_s: float = 0.0
     reason: str = ""
     record: RecordView | None = None
+    way: WayView | None = None
 
 
 class DirectoryService:
     """See the module."""
 
-    def __init__(self, directory: RecipientDirectory, *, local_domains: frozenset[str]) -> None:
+    def __init__(self, directory: RecipientDirectory, recipients: Recipients, *, local_domains: frozenset[str]) -> None:
         self._directory = directory
+        self._recipients = recipients
         self._local_domains = local_domains
 
     async def lookup(self, address: str) -> AnswerView:
@@ -47,7 +55,14 @@ class DirectoryService:
         parsed = read_address(address)
         if parsed.domain not in self._local_domains:
             raise AdminError(f"{parsed.domain or 'an address without a domain'} is not in domains.local")
-        return show_answer(parsed, await self._directory.recipient(parsed))
+        answer = await self._directory.recipient(parsed)
+        shown = show_answer(parsed, answer)
+        if not isinstance(answer, Found) or not answer.record.redirected:
+            return shown
+        steps = await self._recipients.steps(answer)
+        if isinstance(steps, CannotSay):
+            return replace(shown, reason=f"where it leads cannot be said: {printable(steps.reason, 400)}")
+        return replace(shown, way=way_of(steps))
 
 
 def read_address(text: str) -> Address:
@@ -82,4 +97,15 @@ def show_record(record: DirectoryRecord) -> RecordView:
         host=None if record.host is None else printable(record.host),
         redirected=record.redirected,
         classes=record.classes,
+        forwards=tuple(map(str, record.forwards)),
+        keeps_copy=record.keeps_copy,
+        owner=_owner(record),
+        members_count=0 if record.group is None else len(record.group.members),
     )
+
+
+def _owner(record: DirectoryRecord) -> str | None:
+    owner = None if record.group is None else record.group.owner
+    if owner is None:
+        return None
+    return printable(owner.dn if isinstance(owner, ByDn) else str(owner))

@@ -99,6 +99,22 @@ class RecipientPolicy:
     most_members: int = 5000
 
 
+def looking(directory: RecipientDirectory, locator: "LookingOnly", policy: RecipientPolicy) -> Recipients:
+    """What decides at RCPT, for questions that change nothing."""
+    return Recipients(
+        directory,
+        locator,
+        locator,
+        local_domains=policy.local_domains,
+        postmaster=policy.postmaster,
+        node_user=policy.node_user,
+        handoff_mailbox=policy.handoff_mailbox,
+        routes=policy.routes,
+        relays=policy.relays,
+        most_members=policy.most_members,
+    )
+
+
 class RingService:
     """See the module."""
 
@@ -131,19 +147,8 @@ class RingService:
         """Explain one address. Raises AdminError if it is none."""
         parsed = read_address(address)
         listening = _Listening(self._directory)
-        locator = _LookingOnly(self._registry.map)
-        recipients = Recipients(
-            listening,
-            locator,
-            locator,
-            local_domains=self._policy.local_domains,
-            postmaster=self._policy.postmaster,
-            node_user=self._policy.node_user,
-            handoff_mailbox=self._policy.handoff_mailbox,
-            routes=self._policy.routes,
-            relays=self._policy.relays,
-            most_members=self._policy.most_members,
-        )
+        locator = LookingOnly(self._registry.map)
+        recipients = looking(listening, locator, self._policy)
         target = await recipients.resolve(parsed, NO_OPTIONS)
         said = None if listening.answer is None else show_answer(*listening.answer)
         if isinstance(target, Expanded):
@@ -213,7 +218,7 @@ class _Listening:
         return await self._directory.member(member)
 
 
-class _LookingOnly:
+class LookingOnly:
     """A locator that places nobody: it says where the mailbox is, or where its first message would place it."""
 
     def __init__(self, cluster_map: ClusterMap) -> None:

@@ -10,7 +10,7 @@ from mailfront.admin.lookups import DirectoryService
 from mailfront.admin.nodes import VERB_STATES, NodeService
 from mailfront.admin.queue_exchange import QueueExchange
 from mailfront.admin.queues import QueueService
-from mailfront.admin.rings import RecipientPolicy, RingService
+from mailfront.admin.rings import LookingOnly, RecipientPolicy, RingService, looking
 from mailfront.admin.running import ConfigService, HealthService, RunningConfiguration
 from mailfront.admin.sessions import SessionService
 from mailfront.admin.socket import Call, Handler
@@ -75,7 +75,11 @@ def admin_handlers(parts: AdminParts) -> dict[str, Handler]:
             exchange=exchange,
             nodes=NodeService(registry, lambda: config.node, parts.handoffs.counts, audit),
             ring=ring,
-            directory=DirectoryService(parts.directory, local_domains=local_domains),
+            directory=DirectoryService(
+                parts.directory,
+                looking(parts.directory, LookingOnly(registry.map), recipient_policy(config)),
+                local_domains=local_domains,
+            ),
             trace=TraceService(config.server.events_dir, queue.find, queue.rows_of),
             health=parts.health,
             config=ConfigService(lambda: running),

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from mailfront.cli.conventions import EXIT_FAILED, EXIT_LATER, Noun, ask, json_option
-from mailfront.cli.output import age, facts, show_json
+from mailfront.cli.output import age, facts, line, show_json
 
 _CODES = {"found": 0, "no such address": EXIT_FAILED, "cannot say": EXIT_LATER}
 
@@ -19,7 +19,7 @@ def directory() -> None:
 @click.argument("address")
 @json_option
 def lookup(address: str, as_json: bool) -> None:
-    """What the directory says about ADDRESS, from where, and how old that is."""
+    """What the directory says about ADDRESS, from where, and how old that is; and where a forward or a list leads."""
     answer: dict[str, Any] = ask("directory.lookup", {"address": address})
     if as_json:
         show_json(answer)
@@ -44,7 +44,25 @@ def show_answer(answer: dict[str, Any]) -> None:
             ("status", record.get("status")),
             ("over quota", "yes" if record.get("over_quota") else ""),
             ("host attribute", record.get("host")),
-            ("forward or group", "yes, not served in this version" if record.get("redirected") else ""),
+            ("forwards to", record.get("forwards")),
+            ("keeps a copy", "yes" if record.get("keeps_copy") else ""),
+            ("members", record.get("members_count") or ""),
+            ("bounces go to", record.get("owner")),
             ("classes", record.get("classes")),
         ]
     )
+    if answer["way"]:
+        _show_way(answer["way"])
+
+
+def _show_way(way: dict[str, Any]) -> None:
+    """Draw where the mail goes as a tree of lines, on a pipe too."""
+
+    def show(step: dict[str, Any], before: str, mark: str) -> None:
+        line(f"{before}{mark}{step['name']}  {step['what']}{'  ' + step['detail'] if step['detail'] else ''}")
+        below = step["leads_to"]
+        inner = before + {"": "", "├─ ": "│  ", "└─ ": "   "}[mark]
+        for number, each in enumerate(below, start=1):
+            show(each, inner, "└─ " if number == len(below) else "├─ ")
+
+    show(way, "", "")

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from mailfront.base.printable import printable
 from mailfront.directory.answers import Answer, Audience, CannotSay, Found, Member, NoSuch
-from mailfront.intake.expansion import Away, Box, Expansion, Gate, HopOf, Owner, Question
+from mailfront.intake.expansion import Away, Box, Expansion, Gate, HopOf, Owner, Question, Step
 from mailfront.intake.leaves import CUT_THROUGH_MOST, Expanded, HopLeaf, Leaf, Target
 from mailfront.mail.address import Address
 from mailfront.mail.envelope import NO_OPTIONS, RecipientOptions
@@ -61,13 +61,8 @@ class Expander:
         """Everybody whom mail from `sender` to `address` reaches, or the reply that refuses it. Cancellation is
         safe."""
         expansion = Expansion(self._hop_of, most=self._most)
-        expansion.begin(found)
-        while questions := expansion.take():
-            answers = await self._ask(questions)
-            if isinstance(answers, CannotSay):
-                return self._cannot_say(address, answers)
-            for question, answer in zip(questions, answers, strict=True):
-                expansion.answer(question, answer)
+        if (unknown := await self._explore(expansion, found)) is not None:
+            return self._cannot_say(address, unknown)
         if expansion.is_over:
             text = f"{address} leads to more than {self._most} recipients; split it, or raise the limit max_members"
             self._raise_alarm("directory.list_too_long", text)
@@ -86,6 +81,23 @@ class Expander:
             return leaves
         success, classes = _success(options, leaves), found.record.classes
         return Expanded(address=address, options=options, leaves=tuple(leaves), classes=classes, success=success)
+
+    async def steps(self, found: Found) -> list[Step] | CannotSay:
+        """The whole way that mail for this entry goes, for people to look at: whoever the sender is, and cut where the
+        list gets too long."""
+        steps: list[Step] = []
+        unknown = await self._explore(Expansion(self._hop_of, most=self._most, steps=steps), found)
+        return steps if unknown is None else unknown
+
+    async def _explore(self, expansion: Expansion, found: Found) -> CannotSay | None:
+        expansion.begin(found)
+        while questions := expansion.take():
+            answers = await self._ask(questions)
+            if isinstance(answers, CannotSay):
+                return answers
+            for question, answer in zip(questions, answers, strict=True):
+                expansion.answer(question, answer)
+        return None
 
     async def _leaves(self, address: Address, options: RecipientOptions, expansion: Expansion) -> list[Leaf] | Reply:
         boxes, aways = expansion.boxes, expansion.aways

@@ -101,6 +101,30 @@ class Away:
     owner: Owner | None
 
 
+class Met(Enum):
+    """What something on the way is, in a word for people."""
+
+    MAILBOX = "mailbox"
+    FORWARD = "forward"
+    LIST = "list"
+    AWAY = "elsewhere"
+    SUSPENDED = "suspended"
+    UNKNOWN = "does not exist"
+    CIRCLE = "circle"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that was met below what `context` opened. `opens`: where it goes on from here; None: it ends here, or
+    was opened before. `detail`: the mailbox key, the next hop or the owner."""
+
+    context: Context
+    met: Met
+    name: str
+    detail: str = ""
+    opens: Context | None = None
+
+
 HopOf = Callable[[Address], NodeId | None]
 """The next hop that takes an address; None: the directory knows it."""
 
@@ -110,8 +134,10 @@ _TOP = Context(None, "", "", "", None, ())
 class Expansion:
     """See the module. One per RCPT; owned by whoever asks."""
 
-    def __init__(self, hop_of: HopOf, *, most: int) -> None:
+    def __init__(self, hop_of: HopOf, *, most: int, steps: list[Step] | None = None) -> None:
+        """`steps`: where every step is noted, for who wants to see the way."""
         self._hop_of = hop_of
+        self._steps = steps
         self._most = most
         self._boxes: dict[tuple[str, str], Box] = {}
         self._aways: dict[tuple[NodeId, str], Away] = {}
@@ -154,6 +180,7 @@ class Expansion:
         else:
             whose = question.context.via or "a group"
             self.left_out.append(f"{whose} names {_shown(question.name)}, which does not exist")
+            self._note(question.context, Met.UNKNOWN, _shown(question.name))
 
     def _owner_found(self, question: Question, answer: Found | NoSuch) -> None:
         owner = question.context.owner
@@ -170,17 +197,22 @@ class Expansion:
             gate.reached.update((entry, lookup_key(record.address)))
         if record.status is Status.SUSPENDED:
             self.met_suspended = True
+            self._note(context, Met.SUSPENDED, str(record.address))
         elif (opened := context.opened(entry)) is not None:
             self.met_circle = True
+            self._note(context, Met.CIRCLE, str(record.address), "its own mailbox gets it" if record.mailbox else "")
             if record.mailbox:
                 assert opened.parent is not None
-                self._add_box(record, opened.detail, opened.parent)
+                self._add_box(record, opened.detail, opened.parent, is_noted=True)
         elif record.group is not None:
             self._open_group(record, record.group, entry, context, role)
         elif record.forwards:
+            below = self._below(record, entry, found.detail, context)
+            self._note(context, Met.FORWARD, str(record.address), opens=below)
             if record.keeps_copy:
-                self._add_box(record, found.detail, context)
-            self._open(record.forwards, Role.FORWARD, self._below(record, entry, found.detail, context))
+                self._note(below, Met.MAILBOX, str(record.address), record.key)
+                self._add_box(record, found.detail, context, is_noted=True)
+            self._open(record.forwards, Role.FORWARD, below)
         else:
             self._add_box(record, found.detail, context)
 
@@ -200,6 +232,8 @@ class Expansion:
             self.gates.append(gate)
             gates = (*gates, gate)
         below = self._below(record, entry, "", context, owner=owner, gates=gates)
+        name = str(record.address) if record.address.domain else entry
+        self._note(context, Met.LIST, name, _shown(group.owner) if group.owner is not None else "", opens=below)
         if asked_for is not None:
             self._ask(asked_for, Role.OWNER, below)
         self._open(group.members, Role.MEMBER, below)
@@ -229,6 +263,7 @@ class Expansion:
             assert isinstance(name, Address)
             for gate in below.gates:
                 gate.reached.add(lookup_key(name))
+            self._note(below, Met.AWAY, str(name), hop)
             self._aways.setdefault((hop, name.key), Away(name, hop, below.via, below.owner))
         self._count()
 
@@ -236,9 +271,16 @@ class Expansion:
         self._questions.append(Question(name, role, context))
         self._asked_count += 1
 
-    def _add_box(self, record: DirectoryRecord, detail: str, context: Context) -> None:
+    def _add_box(self, record: DirectoryRecord, detail: str, context: Context, *, is_noted: bool = False) -> None:
+        if not is_noted:
+            self._note(context, Met.MAILBOX, str(record.address), record.key)
         self._boxes.setdefault((record.key, detail), Box(record, detail, context.via, context.owner))
         self._count()
+
+    def _note(self, context: Context, met: Met, name: str, detail: str = "", *, opens: Context | None = None) -> None:
+        if self._steps is not None:
+            is_new = opens is not None and opens.entry not in self._opened
+            self._steps.append(Step(context, met, name, detail, opens if is_new else None))
 
     def _count(self) -> None:
         leaves_count = len(self._boxes) + len(self._aways)

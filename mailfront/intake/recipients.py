@@ -13,7 +13,7 @@ from mailfront.base.errors import Unavailable
 from mailfront.cluster.placement import Placement
 from mailfront.directory.answers import Answer, CannotSay, DirectoryRecord, Found, Member, NoSuch, Source, Status
 from mailfront.intake.expander import Expander
-from mailfront.intake.expansion import Box
+from mailfront.intake.expansion import Box, Step
 from mailfront.intake.leaves import Expanded, HopLeaf, Target
 from mailfront.mail.address import Address, parse_path
 from mailfront.mail.envelope import RecipientOptions
@@ -141,6 +141,10 @@ class Recipients:
             self._alarms.raise_alarm("directory.no_postmaster", text)
             return reply(451, "4.3.5", f"<{address}>: this mailbox is not set up yet, try again later")
         return _unknown(address)
+
+    async def steps(self, found: Found) -> list[Step] | CannotSay:
+        """The whole way that mail for an entry goes, for people to look at. Places nobody and raises no alarm."""
+        return await self._expander.steps(found)
 
     async def _who(self, name: Member) -> Answer:
         """Who is it, with postmaster as everybody's name for `postmaster.address`?"""

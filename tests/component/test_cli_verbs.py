@@ -51,7 +51,7 @@ RING = {
     ],
 }  # fmt: skip
 ANSWER = {
-    "address": "ana@example.edu", "answer": "found", "source": "cache", "age_s": 12.0, "reason": "",
+    "address": "ana@example.edu", "answer": "found", "source": "cache", "age_s": 12.0, "reason": "", "way": None,
     "record": {
         "mailbox": "ana", "mailbox_key": "ana@example.edu", "address": "ana@example.edu", "status": "active",
         "over_quota": False, "host": None, "redirected": False, "classes": [],

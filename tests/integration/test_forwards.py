@@ -3,6 +3,7 @@
 import secrets
 import smtplib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -159,3 +160,39 @@ def test_a_full_mailbox_is_refused_at_rcpt_by_every_worker(post: Post) -> None:
         return len(answers) > 8 and all("is full" in answer for answer in answers[-8:])
 
     wait_until(refused_at_rcpt, 30.0, "eight refusals at RCPT in a row")
+
+
+def test_a_lookup_draws_the_way_as_a_tree(front: MailfrontServer) -> None:
+    """Forwards of members, copies and addresses outside, each below what brings it; the same in JSON."""
+    document = front.cli_json("directory", "lookup", "team@example.edu")
+    assert document["record"]["owner"] == "boss@example.edu"
+    assert _outline(document["way"]) == [
+        "0 team@example.edu list boss@example.edu",
+        "1 guest@out.example elsewhere @relay",
+        "1 fiona@example.edu mailbox fiona@example.edu",
+        "1 flora@example.edu forward ",
+        "2 fred@example.edu forward ",
+        "3 fred@out.example elsewhere @relay",
+        "3 fred@example.edu circle its own mailbox gets it",
+    ]
+    text = front.cli("directory", "lookup", "flora@example.edu").stdout
+    assert "└─ fred@example.edu  forward\n   ├─ fred@out.example  elsewhere  @relay\n" in text
+
+
+def _outline(way: dict[str, Any], depth: int = 0) -> list[str]:
+    lines = [f"{depth} {way['name']} {way['what']} {way['detail']}"]
+    for below in way["leads_to"]:
+        lines += _outline(below, depth + 1)
+    return lines
+
+
+def test_ring_explain_says_where_each_of_a_list_lives(front: MailfrontServer) -> None:
+    """A list has no home of its own; its members have, and the smarthost takes the others."""
+    front_says = front.cli_json("ring", "explain", "flora@example.edu")
+    assert front_says["accepted"] is True
+    assert front_says["home"] is None
+    assert {(leaf["address"], leaf["via"]) for leaf in front_says["leads_to"]} == {
+        ("fred@example.edu", "flora@example.edu"),
+        ("fred@out.example", "fred@example.edu"),
+    }
+    assert {leaf["at"] for leaf in front_says["leads_to"]} >= {"@relay"}

@@ -11,7 +11,7 @@ from mailfront.admin.audit import Audit
 from mailfront.admin.errors import AdminError, Kind
 from mailfront.admin.lookups import DirectoryService
 from mailfront.admin.nodes import NodeService
-from mailfront.admin.rings import RecipientPolicy, RingService
+from mailfront.admin.rings import LookingOnly, RecipientPolicy, RingService, looking
 from mailfront.base.clock import ManualClock
 from mailfront.cluster.node_states import AdminState, Service
 from mailfront.cluster.registry import PlacementRegistry
@@ -91,7 +91,7 @@ async def open_bench(tmp_path: Path, *, first_placements: bool = False) -> Bench
         registry,
         NodeService(registry, lambda: NODES, handoffs, Audit(store)),
         RingService(directory, registry, policy),
-        DirectoryService(directory, local_domains=LOCAL),
+        DirectoryService(directory, looking(directory, LookingOnly(registry.map), policy), local_domains=LOCAL),
     )
 
 
