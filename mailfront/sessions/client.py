@@ -157,6 +157,12 @@ class ClientConnection(asyncio.Protocol):
         listener = self._listener
         assert listener.tls is not None
         self._trail.position = Position.TLS
+        if self._core.leftover:
+            metrics.SESSION_REJECTIONS.inc("tls_residue")
+            self._leave(b"", "protocol", "tls_residue")
+            return
+        # Whatever was said before was said to nobody. What comes from now on is inside TLS.
+        self._core = listener.dialect.client(listener.offer(self.ip, encrypted=True))
         self._transport.write(answer)
         try:
             transport = await listener.loop.start_tls(
@@ -176,8 +182,6 @@ class ClientConnection(asyncio.Protocol):
         metrics.SESSION_TLS_HANDSHAKES.inc("ok")
         self._transport = transport
         self._tls = describe(transport.get_extra_info("ssl_object"))
-        # Whatever was said before was said to nobody.
-        self._core = listener.dialect.client(listener.offer(self.ip, encrypted=True))
         self._trail.position = Position.GREETING
         if greeting := self._core.greeting_after_tls():
             transport.write(greeting)
@@ -266,8 +270,8 @@ class ClientConnection(asyncio.Protocol):
         client.write(self._core.accept(opened.capabilities) + wire.leftover)
         if pending:
             session.client.data_received(pending)
-        if self._end and node.can_write_eof():
-            node.write_eof()  # the client had no more to say when it asked
+        if self._end:
+            session.client.eof_received()  # the client had no more to say when it asked
         client.resume_reading()
         metrics.LOGINS.inc(listener.dialect.role, "ok")
         self._is_handed_over = True

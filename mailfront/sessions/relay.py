@@ -58,7 +58,9 @@ class Session:
         self.end = self.end or end
         node_side, client = self.node_side, self.client.transport
         assert isinstance(node_side, NodeEnd)
-        if node_side.has_ended_line and not self.client.is_lost and not client.is_closing():
+        if self.table.is_lingering(self):
+            client.abort()
+        elif node_side.has_ended_line and not self.client.is_lost and not client.is_closing():
             client.write(self.table.goodbye(self.role))
         node_side.transport.abort()
         client.close()
@@ -94,13 +96,14 @@ class RelayEnd(asyncio.Protocol):
 
 
 class ClientEnd(RelayEnd):
-    """The client's side."""
+    """The client's side. `has_no_more`: it has closed its direction."""
 
-    __slots__ = ("tail",)
+    __slots__ = ("has_no_more", "tail")
 
     def __init__(self, session: Session, transport: asyncio.Transport, peer: asyncio.Transport) -> None:
         super().__init__(session, transport, peer)
         self.tail = b""
+        self.has_no_more = False
 
     def data_received(self, data: bytes) -> None:
         """Pass it on."""
@@ -112,6 +115,7 @@ class ClientEnd(RelayEnd):
     def eof_received(self) -> bool:
         """The client has no more to say. The node hears so, and what it still answers is delivered."""
         session = self.session
+        self.has_no_more = True
         session.end = session.end or session.table.end_by_client(session, None)
         if session.node_side.is_lost or not self.peer.can_write_eof() or not self.transport.can_write_eof():
             return False

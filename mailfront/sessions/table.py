@@ -92,10 +92,12 @@ class SessionTable:
         return self._farewells[session.role] in session.client.tail.upper()
 
     def _let_go(self, session: Session) -> None:
-        transport = session.client.transport
-        if session.client.is_lost or transport.is_closing():
+        client = session.client
+        transport = client.transport
+        assert isinstance(client, ClientEnd)
+        if client.is_lost or transport.is_closing():
             return
-        if not transport.can_write_eof():
+        if client.has_no_more or not transport.can_write_eof():
             transport.close()
             return
         transport.write_eof()
@@ -104,6 +106,10 @@ class SessionTable:
     def linger(self, session: Session) -> None:
         """The client has been told that it is over: it has a moment to take what is on its way, and to close."""
         self._lingering[session] = self._loop.time() + LINGER_S
+
+    def is_lingering(self, session: Session) -> bool:
+        """Whether the client has been told already."""
+        return session in self._lingering
 
     def leave_node(self, node: str, end: str) -> None:
         """End all sessions at a node, spread over seconds. `end` goes into their lines."""
