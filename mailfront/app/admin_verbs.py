@@ -94,16 +94,19 @@ def admin_handlers(parts: AdminParts) -> dict[str, Handler]:
 
 
 class RedirectionTarget:
-    """Whether mail can be redirected to an address, by the rules of RCPT; an address outside needs the smarthost."""
+    """Whether mail can be redirected to an address, by the rules of RCPT; an address that is neither ours nor a
+    route's needs the smarthost."""
 
     def __init__(self, ring: RingService, config: Configuration) -> None:
         self._ring = ring
         self._has_smarthost = config.outbound.smarthost is not None
         self._local_domains = frozenset(config.domains.local)
+        self._routes = recipient_policy(config).routes or RouteTable(())
 
     async def __call__(self, address: Address) -> None:
         """Raises AdminError with the reply that RCPT would get."""
-        if address.domain and address.domain not in self._local_domains:
+        is_outside = address.domain and address.domain not in self._local_domains
+        if is_outside and self._routes.find(address) is None:
             if not self._has_smarthost:
                 raise AdminError(f"{address} is outside, and no outbound.smarthost is set to send it through")
             return

@@ -65,10 +65,12 @@ def show(as_json: bool, from_file: bool) -> None:
 @json_option
 def diff(as_json: bool) -> None:
     """What in the file differs from what runs, and whether a reload (SIGHUP) would apply it."""
-    from mailfront.config.diff import Effect, compare, verdict
+    from mailfront.config.diff import Effect, compare, gone_node, verdict, with_possessions
     from mailfront.config.load import load
 
     changes = compare(_running(), load(config_path()))
+    if any(gone_node(each) is not None for each in changes):
+        changes = with_possessions(changes, _possessions())
     effect = verdict(changes)
     if as_json:
         shown = [
@@ -89,6 +91,16 @@ def diff(as_json: bool) -> None:
             Effect.REFUSED: "Neither a reload nor a restart takes this.",
         }[effect]
     )
+
+
+def _possessions() -> dict[str, str]:
+    """What each node has that the server would not let go with it: the node's id, and the counts in words."""
+    counted = {}
+    for row in ask("node.list"):
+        has = (("buckets", row["buckets_count"]), ("pins", row["pins_count"]),
+               ("handed-off copies", row["held_for_others_count"] + row["waiting_for_it_count"]))  # fmt: skip
+        counted[row["id"]] = ", ".join(f"{count} {what}" for what, count in has if count)
+    return counted
 
 
 def _row(change: "Change") -> tuple[str, str, str, str, str]:

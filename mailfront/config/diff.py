@@ -1,13 +1,14 @@
 """What changed between two configurations, and what a reload would do about it. Pure.
 
-Nodes are compared by id and listeners by address, so that reordering them is no change. Three effects: a reload
+Nodes are compared by id, listeners by address, filters by name and routes by what they are for, so that reordering them
+is no change (of filters it is one, and shown as the order). Three effects: a reload
 applies it; a reload is refused and a restart applies it; or neither takes it. A reload is all or nothing: one setting
 that it cannot apply leaves the whole old configuration in force. Whether a node that goes away still owns mailboxes
 is known only to the running server, which then refuses the reload.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -49,7 +50,8 @@ _REFUSED = {
     "directory.one_namespace": "it is part of the mailbox key: every mailbox would get another bucket",
 }
 _FIXED_WHILE_BOUND = (".role", ".socket_mode")
-_NAMED_BY = {"node": ("id",), "listen": ("address",), "route": ("domain", "address")}
+_NAMED_BY = {"node": ("id",), "listen": ("address",), "filter": ("name",), "route": ("domain", "address")}
+_IN_ORDER = {"filter": "name"}
 
 
 def compare(running: Configuration, new: Configuration) -> tuple[Change, ...]:
@@ -60,6 +62,21 @@ def compare(running: Configuration, new: Configuration) -> tuple[Change, ...]:
         for path in dict.fromkeys((*old_values, *new_values))
         if old_values.get(path) != new_values.get(path)
     )
+
+
+def with_possessions(changes: tuple[Change, ...], possessions: Mapping[str, str]) -> tuple[Change, ...]:
+    """The changes as the running server sees them. `possessions`: what each node has that cannot go away with it."""
+    told = []
+    for change in changes:
+        has = possessions.get(str(change.old)) if gone_node(change) is not None else None
+        told.append(replace(change, effect=Effect.REFUSED, reason=f"it still has {has}") if has else change)
+    return tuple(told)
+
+
+def gone_node(change: Change) -> str | None:
+    """The id of the node that this change takes out, if it does."""
+    is_node = change.path.startswith("node[") and change.path.endswith(".id")
+    return str(change.old) if is_node and change.new is None else None
 
 
 def verdict(changes: tuple[Change, ...]) -> Effect:
@@ -91,6 +108,8 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         for number, element in enumerate(value):
             name = next((f'"{element[key]}"' for key in naming if element[key] is not None), number)
             yield from _flat(f"{path}[{name}]", element)
+        if path in _IN_ORDER:
+            yield f"{path}.order", [element[_IN_ORDER[path]] for element in value]
     else:
         yield path, value
 

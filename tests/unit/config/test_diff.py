@@ -1,6 +1,6 @@
 """What a reload would do about a change."""
 
-from mailfront.config.diff import Effect, compare, verdict
+from mailfront.config.diff import Effect, compare, gone_node, verdict, with_possessions
 from mailfront.config.load import parse
 from mailfront.config.model import Configuration
 from tests.unit.config.test_load import GOOD, PATH
@@ -61,3 +61,32 @@ def test_a_node_that_goes_away_is_named_by_its_id() -> None:
     gone = next(change for change in changes if change.path == 'node["store1"].id')
     assert gone.new is None
     assert gone.reason == "refused if the node still owns mailboxes"
+
+
+def test_the_server_says_what_a_node_that_goes_away_still_has() -> None:
+    """With its counts the change is a refused one; a node that has nothing may go."""
+    first = GOOD.split("[[node]]")[1]
+    changes = compare(RUNNING, changed((f"[[node]]{first}", "")))
+    assert [name for each in changes if (name := gone_node(each))] == ["store1"]
+    told = with_possessions(changes, {"store1": "2048 buckets, 3 pins", "store2": "2048 buckets"})
+    gone = next(change for change in told if gone_node(change))
+    assert (gone.effect, gone.reason) == (Effect.REFUSED, "it still has 2048 buckets, 3 pins")
+    assert verdict(told) is Effect.REFUSED
+    assert with_possessions(changes, {"store1": ""}) == changes
+
+
+def test_filters_and_routes_are_named() -> None:
+    """A setting of one is shown by its name, wherever it stands in the file."""
+    routes = '[[route]]\ndomain = "lists.example.edu"\nhost = "10.0.0.9"\nlmtp = 8024\n'
+    old = changed(("[domains]", f"{routes}[domains]"))
+    new = changed(("[domains]", f"{routes.replace('8024', '8025')}[domains]"))
+    assert {change.path.split(".lmtp")[0] for change in compare(old, new)} == {'route["lists.example.edu"]'}
+
+
+def test_the_order_of_filters_is_a_setting() -> None:
+    """They are compared by name, and their order is a line of its own."""
+    first, second = (f'[[filter]]\nname = "{name}"\nkind = "clamd"\n' for name in ("one", "two"))
+    old, new = (changed(("[domains]", f"{filters}[domains]")) for filters in (first + second, second + first))
+    assert [(change.path, change.old, change.new) for change in compare(old, new)] == [
+        ("filter.order", ["one", "two"], ["two", "one"])
+    ]
