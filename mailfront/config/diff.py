@@ -1,10 +1,10 @@
 """What changed between two configurations, and what a reload would do about it. Pure.
 
 Nodes are compared by id, listeners by address, filters by name and routes by what they are for, so that reordering them
-is no change (of filters it is one, and shown as the order). Three effects: a reload
-applies it; a reload is refused and a restart applies it; or neither takes it. A reload is all or nothing: one setting
-that it cannot apply leaves the whole old configuration in force. Whether a node that goes away still owns mailboxes
-is known only to the running server, which then refuses the reload.
+is no change (of filters it is one, and shown as the order). Three effects: a reload applies it; a reload is refused and
+a restart applies it; or neither takes it. A reload is all or nothing: one setting that it cannot apply leaves the whole
+old configuration in force. Whether a node that goes away still owns mailboxes is known only to the running server,
+which then refuses the reload; `with_possessions` puts its word into the changes.
 """
 
 from collections.abc import Iterator, Mapping

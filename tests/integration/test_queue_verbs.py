@@ -312,6 +312,11 @@ def test_config_diff_says_what_a_reload_applies_and_the_reload_does_just_that(fr
     assert (refused["effect"], refused["changes"][0]["reason"] != "") == ("refused", True)
     assert not front.reload()
     front.change({"storage": {"cluster": "example"}})
+    (only,) = front.document["node"]
+    front.change({"node": [{**only, "id": "other"}]})
+    gone = next(each for each in front.cli_json("config", "diff")["changes"] if each["path"] == 'node["store1"].id')
+    assert (gone["effect"], gone["reason"]) == ("refused", "it still has 4096 buckets")
+    front.change({"node": [only]})
     assert front.cli_json("config", "diff")["effect"] == "none"
 
 
