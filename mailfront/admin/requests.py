@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mailfront.admin.errors import AdminError, Kind
+from mailfront.net.networks import canonical_ip
 
 R = TypeVar("R", bound="Request")
 
@@ -141,6 +142,21 @@ class UserKickRequest(AddressRequest):
 
     dry_run: bool = False
     reason: str = Field(default="", max_length=500)
+
+
+class FilterTestRequest(Request):
+    """A message for the filters, in base64, and its envelope. `sender` '' is the null sender; `to` may be empty."""
+
+    message: str
+    sender: str = Field(default="", max_length=320)
+    to: tuple[str, ...] = Field(default=(), strict=False, max_length=100)
+    ip: str = Field(default="192.0.2.1", max_length=64)
+    helo: str = Field(default="localhost", max_length=255)
+
+    @field_validator("ip")
+    @classmethod
+    def _is_ip(cls, value: str) -> str:
+        return canonical_ip(value)
 
 
 def read(model: type[R], arguments: dict[str, Any]) -> R:

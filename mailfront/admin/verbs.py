@@ -2,7 +2,7 @@
 
 queue.list|show|stats|check|retry|hold|release|bounce|delete|redirect   queue.export|piece
 queue.import_note|import_begin|import_piece|import   node.list|drain|maintenance|activate   ring.show|explain
-directory.lookup   trace.show   health.show   config.show   session.list|kick   user.where|kick
+directory.lookup   filter.list|test   trace.show   health.show   config.show   session.list|kick   user.where|kick
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mailfront.admin.filters import FilterService
 from mailfront.admin.lookups import DirectoryService
 from mailfront.admin.nodes import VERB_STATES, NodeService
 from mailfront.admin.queue_exchange import ImportNote, ImportPiece, ImportRequest, QueueExchange
@@ -19,6 +20,7 @@ from mailfront.admin.requests import (
     ChangeRequest,
     CheckRequest,
     ExportRequest,
+    FilterTestRequest,
     KickRequest,
     ListRequest,
     NodeRequest,
@@ -48,6 +50,7 @@ class Services:
     nodes: NodeService
     ring: RingService
     directory: DirectoryService
+    filters: FilterService
     trace: TraceService
     health: HealthService
     config: ConfigService
@@ -71,6 +74,8 @@ def handlers(services: Services) -> dict[str, Handler]:
         "ring.show": _without_arguments(services.ring.show),
         "ring.explain": lambda call: services.ring.explain(read(AddressRequest, call.arguments).address),
         "directory.lookup": lambda call: services.directory.lookup(read(AddressRequest, call.arguments).address),
+        "filter.list": _without_arguments(services.filters.list),
+        "filter.test": lambda call: services.filters.test(read(FilterTestRequest, call.arguments)),
         "trace.show": lambda call: services.trace.show(read(TraceRequest, call.arguments).wanted),
         "health.show": _at_once(services.health.show),
         "config.show": _at_once(services.config.show),

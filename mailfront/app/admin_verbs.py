@@ -6,6 +6,7 @@ from typing import Any
 
 from mailfront.admin.audit import Audit
 from mailfront.admin.errors import AdminError, Kind
+from mailfront.admin.filters import FilterService
 from mailfront.admin.lookups import DirectoryService
 from mailfront.admin.nodes import VERB_STATES, NodeService
 from mailfront.admin.queue_exchange import QueueExchange
@@ -48,6 +49,7 @@ class AdminParts:
     health: HealthService
     hops: frozenset[NodeId]
     sessions: SessionDesk
+    filters: FilterService
     changed: Callable[[], None]
 
 
@@ -80,6 +82,7 @@ def admin_handlers(parts: AdminParts) -> dict[str, Handler]:
                 looking(parts.directory, LookingOnly(registry.map), recipient_policy(config)),
                 local_domains=local_domains,
             ),
+            filters=parts.filters,
             trace=TraceService(config.server.events_dir, queue.find, queue.rows_of),
             health=parts.health,
             config=ConfigService(lambda: running),

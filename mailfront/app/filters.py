@@ -3,11 +3,14 @@
 A breaker that opens or closes is logged, counted in a gauge, and told to the keeper, whose `health` shows it.
 """
 
+from mailfront.admin.filters import Breakers, FilterService
 from mailfront.app.keeper_news import KeeperNews
 from mailfront.base.clock import Clock
 from mailfront.config.model import Configuration
+from mailfront.directory.directory import Directory
 from mailfront.filters.breaker import Breaker
-from mailfront.filters.chain import Surroundings
+from mailfront.filters.chain import Surroundings, build_chain
+from mailfront.mail.address import parse_path
 from mailfront.observe import metrics
 from mailfront.observe.health import HealthTable, State
 from mailfront.observe.log import get
@@ -35,12 +38,35 @@ def filter_surroundings(config: Configuration, clock: Clock, news: KeeperNews) -
     )
 
 
+def keeper_filters(config: Configuration, breakers: Breakers, directory: Directory, clock: Clock) -> FilterService:
+    """The service behind `filter list` and `filter test`."""
+    surroundings = Surroundings(
+        hostname=config.server.hostname, clock=clock, local_domains=frozenset(config.domains.local)
+    )
+    postmaster = parse_path(config.postmaster.address)
+    assert postmaster is not None
+    return FilterService(
+        config.filter,
+        lambda: build_chain(config.filter, surroundings),
+        breakers,
+        directory,
+        clock,
+        hostname=config.server.hostname,
+        postmaster=postmaster,
+        deadline_s=config.intake.deadline,
+    )
+
+
 class FilterHealth:
     """The conditions `filter.NAME` in the keeper's table: which scanners are not called, as the workers say."""
 
     def __init__(self, health: HealthTable) -> None:
         self._health = health
         self._open: dict[tuple[str, str, str], str] = {}
+
+    def open_hosts(self, name: str) -> dict[str, str]:
+        """The hosts of a filter that some worker does not call, and why."""
+        return {host: reason for (filter_name, host, _), reason in self._open.items() if filter_name == name}
 
     def note(self, worker: str, name: str, host: str, reason: str | None) -> None:
         """A worker's breaker opened (`reason`: why), or closed (None)."""
@@ -57,6 +83,6 @@ class FilterHealth:
             self._show(key[0])
 
     def _show(self, name: str) -> None:
-        hosts = {host: reason for (filter_name, host, _), reason in self._open.items() if filter_name == name}
+        hosts = self.open_hosts(name)
         text = "; ".join(f"{host} is not called: {reason}" for host, reason in sorted(hosts.items()))
         self._health.set(f"filter.{name}", State.DEGRADED if hosts else State.OK, text)

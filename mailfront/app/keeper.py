@@ -24,6 +24,7 @@ from mailfront.admin.socket import AdminServer
 from mailfront.app.admin_verbs import AdminParts, admin_handlers
 from mailfront.app.assignment import Assignment, ReadyLine, read_assignment
 from mailfront.app.child import watch_lifeline
+from mailfront.app.filters import keeper_filters
 from mailfront.app.health_watch import HealthWatch
 from mailfront.app.homes import MapHomes
 from mailfront.app.housekeeping import Housekeeping
@@ -160,6 +161,7 @@ class Keeper:
             wake=self._wake,
         )
         self._sessions = SessionDesk(self._channel)
+        self._filters = keeper_filters(config, self._desk.filter_health, self._directory, clock)
         self._watch = HealthWatch(self._health, registry, store, self._directory, self._handoffs, config)
         self._housekeeping = Housekeeping(
             store, self._queue, self._handoffs, config, owner=self._owner, wake=self._wake
@@ -272,6 +274,7 @@ class Keeper:
         await cancel_and_wait(*tasks)
         if self._admin is not None:
             await self._admin.close()
+        await self._filters.close()
         if self._http is not None:
             await self._http.close()
         self._channel.close()
@@ -303,6 +306,7 @@ class Keeper:
             health=health,
             hops=next_hops(self._config),
             sessions=self._sessions,
+            filters=self._filters,
             changed=self._desk.node_changed,
         )
         self._admin = AdminServer(admin_handlers(parts))

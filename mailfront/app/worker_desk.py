@@ -60,7 +60,7 @@ class WorkerDesk:
         self._prober = prober
         self._delivery = delivery
         self._wake = wake
-        self._filter_health = FilterHealth(health)
+        self.filter_health = FilterHealth(health)
         self._changed = asyncio.Event()
         registry.states.watch(self._state_changed)
 
@@ -89,7 +89,7 @@ class WorkerDesk:
 
     def peer_gone(self, peer: Peer) -> None:
         """A worker went: what it knew of scanners is not known any more."""
-        self._filter_health.forget(peer.name)
+        self.filter_health.forget(peer.name)
 
     def node_changed(self) -> None:
         """An administrator changed a node: tell the workers, and let the queue look again."""
@@ -190,7 +190,7 @@ class WorkerDesk:
     async def _filter_breaker(self, request: Request) -> dict[str, Any]:
         """A worker has stopped calling a scanner's host, or calls it again."""
         payload = request.payload
-        self._filter_health.note(
+        self.filter_health.note(
             request.peer.name,
             str(payload["filter"]),
             str(payload["host"]),

@@ -8,6 +8,7 @@ from mailfront.cli.config import config
 from mailfront.cli.conventions import Root
 from mailfront.cli.demo import demo
 from mailfront.cli.directory import directory
+from mailfront.cli.filter import filter_
 from mailfront.cli.health import health
 from mailfront.cli.node import node
 from mailfront.cli.queue import queue
@@ -28,7 +29,7 @@ def cli() -> None:
     """The front end of a mail cluster: mail in on SMTP, looked up in the directory, delivered to its storage node."""
 
 
-for each in (run, demo, config, queue, trace, node, ring, session, user, directory, health, completion):
+for each in (run, demo, config, queue, trace, node, ring, session, user, directory, filter_, health, completion):
     cli.add_command(each)
 
 

@@ -255,3 +255,20 @@ def render_all() -> bytes:
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry, path=str(_storage.directory))  # type: ignore[no-untyped-call]
     return prometheus_client.generate_latest(registry)
+
+
+def totals(name: str) -> dict[tuple[tuple[str, str], ...], float]:
+    """The samples of one counter or histogram over all processes, by their labels; for a histogram its buckets, each
+    with `le`. Reads all files: 5-20 ms."""
+    flush()
+    registry = _storage.registry
+    if _storage.directory is not None:
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry, path=str(_storage.directory))  # type: ignore[no-untyped-call]
+    wanted = {name, f"{name}_bucket"}
+    return {
+        tuple(sorted(sample.labels.items())): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name in wanted
+    }
