@@ -15,6 +15,8 @@ from mailfront.app.assignment import ASSIGNMENT_FD_VARIABLE, READY, Assignment
 from mailfront.base.errors import MailfrontError
 
 ENDING_S = 2.0
+RETIRE_SIGNAL = signal.SIGUSR1
+"""Tells a worker to take nobody in any more and to end with its last session."""
 
 LAST_WORDS_S = 1.0
 
@@ -45,6 +47,11 @@ class Child:
         """Ask it to drain and end."""
         if self.is_running:
             self.process.send_signal(signal.SIGTERM)
+
+    def retire(self) -> None:
+        """Ask it to serve those who are there, nobody else, and to end after them."""
+        if self.is_running:
+            self.process.send_signal(RETIRE_SIGNAL)
 
     async def ended(self, grace_s: float) -> None:
         """Wait until it has ended; after `grace_s` it is killed."""

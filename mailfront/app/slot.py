@@ -65,6 +65,18 @@ class Slot:
         if self._child is not None:
             self._child.terminate()
 
+    async def retire(self, within_s: float, grace_s: float) -> None:
+        """Let the process finish its sessions; it will not be restarted. After `within_s` it is stopped."""
+        self._stopping = True
+        if self._child is not None:
+            self._child.retire()
+            try:
+                async with asyncio.timeout(within_s):
+                    await self._child.process.wait()
+            except TimeoutError:
+                pass
+        await self.stop(grace_s)
+
     async def stop(self, grace_s: float) -> None:
         """Drain the process, kill it after `grace_s`, and leave the slot empty."""
         self.terminate()

@@ -210,9 +210,12 @@ class Supervisor:
         spawn(self._let_go(old), name="drain the old workers")
 
     async def _let_go(self, old: Generation) -> None:
-        await asyncio.gather(*(slot.stop(WORKER_GRACE_S) for slot in old.workers))
-        self._leaving = [slot for slot in self._leaving if slot not in old.workers]
+        within_s = old.config.login.reload_grace
+        retiring = [spawn(slot.retire(within_s, WORKER_GRACE_S), name=f"retire {slot.name}") for slot in old.workers]
+        await asyncio.sleep(0)  # they have been told
         sockets.close_unused(old.listening, self._now.listening)
+        await asyncio.gather(*retiring)
+        self._leaving = [slot for slot in self._leaving if slot not in old.workers]
 
     async def _end(self) -> None:
         """Drain workers, then the keeper: workers need it to keep what they have accepted."""

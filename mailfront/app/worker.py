@@ -2,7 +2,8 @@
 
 Started by the supervisor as `python -m mailfront.app.worker`. It is ready when the keeper's map has arrived and every
 listener accepts. SIGTERM, or the end of the supervisor, drains it: no new clients, open messages are finished, what was
-committed is settled. It writes nothing to disk except large bodies in unlinked temporary files, and events.
+committed is settled, sessions are let go. SIGUSR1 (a reload: newer workers serve) does the same, but sessions go on as
+long as they last. It writes nothing to disk except large bodies in unlinked temporary files, and events.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ import uvloop
 
 from mailfront.app.admin_verbs import checked_address
 from mailfront.app.assignment import Assignment, ReadyLine, read_assignment
-from mailfront.app.child import watch_lifeline
+from mailfront.app.child import RETIRE_SIGNAL, watch_lifeline
 from mailfront.app.filters import filter_surroundings
 from mailfront.app.keeper_news import KeeperNews
 from mailfront.app.locator import WorkerLocator
@@ -26,6 +27,7 @@ from mailfront.app.worker_sessions import WorkerSessions
 from mailfront.base.clock import SystemClock
 from mailfront.base.errors import MailfrontError
 from mailfront.base.secret import read_secret_file
+from mailfront.base.tasks import cancel_and_wait, spawn
 from mailfront.cluster.node_states import Health
 from mailfront.cluster.node_table import NodeStateTable, StateChange
 from mailfront.cluster.placement import MapReceiver
@@ -64,6 +66,7 @@ class Worker:
         self._config = config
         self._clock = SystemClock()
         self._stop = asyncio.Event()
+        self._retire = asyncio.Event()
         self._node_size_limit_bytes = 0
         runtime_dir = config.server.runtime_dir
         self._keeper = Channel(str(runtime_dir / KEEPER_SOCKET), f"worker-{orders.index}")
@@ -183,6 +186,7 @@ class Worker:
         loop.set_exception_handler(log.handle_loop_exception)
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._stop.set)
+        loop.add_signal_handler(RETIRE_SIGNAL, self._retire.set)
         watch_lifeline(self._orders.lifeline_fd, self._stop.set)
         self._keeper.on_push("map", self._map_pushed)
         self._keeper.on_push("nodes", self._nodes_pushed)
@@ -199,12 +203,27 @@ class Worker:
         gc.collect()
         gc.freeze()
         self._ready.serving()
+        retiring = spawn(self._retire_when_told(), name="retire")
         await self._stop.wait()
+        await cancel_and_wait(retiring)
         await self._drain()
+
+    async def _retire_when_told(self) -> None:
+        """After a reload newer workers serve: take nobody in any more, and end when the last session has."""
+        await self._retire.wait()
+        await self._stop_accepting()
+        await self._sessions.all_ended()
+        self._stop.set()
+
+    async def _stop_accepting(self) -> None:
+        await asyncio.gather(
+            self._sessions.stop_accepting(GRACE_S), *(server.drain(GRACE_S) for server in self._servers)
+        )
 
     async def _drain(self) -> None:
         grace_s = GRACE_S
-        await asyncio.gather(self._sessions.drain(grace_s), *(server.drain(grace_s) for server in self._servers))
+        await self._stop_accepting()
+        await self._sessions.close(grace_s)
         await self._chain.close()
         await self._delivery.close(grace_s)
         await self._queue.close()

@@ -231,9 +231,16 @@ class WorkerSessions:
         else:
             self._report.closed(session.id)
 
-    async def drain(self, grace_s: float) -> None:
-        """Stop accepting, let logins end, then let all sessions go within `grace_s`."""
+    async def stop_accepting(self, grace_s: float) -> None:
+        """Take nobody in any more; logins under way may end within `grace_s`. Sessions go on."""
         await asyncio.gather(*(server.drain(grace_s) for server in self._servers))
+
+    async def all_ended(self) -> None:
+        """Wait until there is no session any more."""
+        await self.table.until_empty()
+
+    async def close(self, grace_s: float) -> None:
+        """Let all sessions go within `grace_s`, and end. After `stop_accepting`."""
         await self.table.close_all(grace_s)
         await cancel_and_wait(*self._tasks)
         await self._report.close()

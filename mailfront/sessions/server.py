@@ -78,7 +78,8 @@ class SessionServer:
             self._listener.tick()
 
     async def drain(self, grace_s: float) -> None:
-        """Stop accepting; end connections that are not logged in, those with a login under way after `grace_s`."""
+        """Stop accepting; end connections that are not logged in, those with a login under way after `grace_s`. Calling
+        it again does no harm."""
         listener = self._listener
         listener.is_draining = True
         for server in self._servers:

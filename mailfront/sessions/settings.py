@@ -41,6 +41,9 @@ class LoginSettings(Settings):
     node_timeout: DurationS = Field(default=30.0, ge=1, le=300)
     """For the login at the node, from the connection to its answer. Longer: temporary error."""
 
+    reload_grace: DurationS = Field(default=3600.0, ge=0)
+    """How long sessions may go on after a reload, in the processes that they began in. Then they are let go."""
+
     @model_validator(mode="after")
     def _somebody_judges(self) -> "LoginSettings":
         if self.auth == "node" and self.send == "master":

@@ -124,6 +124,10 @@ class SessionTable:
         window_s = min(within_s, spread_s(len(everyone))) if len(everyone) > AT_ONCE_COUNT else 0.0
         for number, session in enumerate(everyone):
             self._loop.call_later(window_s * number / len(everyone), session.close, "shutdown")
+        await self.until_empty()
+
+    async def until_empty(self) -> None:
+        """Wait until every session has ended."""
         while self._sessions:
             self.emptied.clear()
             await self.emptied.wait()

@@ -2,6 +2,7 @@
 
 import imaplib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,26 @@ def test_every_session_has_one_line(server: MailfrontServer) -> None:
     assert lines[0]["node"] == _home(server, "user0008")
     assert lines[0]["end"] == "logout"
     assert lines[0]["from_client_bytes"] > 0 < lines[0]["from_node_bytes"]
+
+
+def test_a_reload_ends_no_session(server: MailfrontServer) -> None:
+    """Who is logged in goes on in the old process, which takes nobody else in and ends with its last session."""
+    old = server.workers()
+    client = _client(server)
+    client.login("user0009", "secret")
+    assert server.reload()
+    assert client.noop()[0] == "OK"
+    newcomer = _client(server)
+    newcomer.login("user0010", "secret")
+    newcomer.logout()
+    assert client.select("INBOX")[0] == "OK"
+    assert not set(server.workers()) & set(old)
+    client.logout()
+    wait_until(lambda: not any(_alive(pid) for pid in old), 30.0, "the end of the old workers")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
