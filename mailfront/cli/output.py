@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import orjson
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mailfront.admin.wire import Progress
 
 _MAX_CELL_CHARS = 1000
+_IN_ONE_PIECE = ("id", "age", "size", "state", "next")
 _STATE_COLOURS = {
     "ok": "green",
     "up": "green",
@@ -83,7 +84,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Se
 
     drawn = Table(box=SIMPLE, pad_edge=False, header_style="bold")
     for column in columns:
-        drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        # An id is copied by a double click, a state is read at a glance: they stay in one piece.
+        justify: Literal["right", "left"] = "right" if column in right else "left"
+        drawn.add_column(column, justify=justify, overflow="fold", no_wrap=column in _IN_ONE_PIECE)
     for row in rows:
         drawn.add_row(*(Text(text, style=_STATE_COLOURS.get(text.split(" ")[0], "")) for text in map(_text, row)))
     console().print(drawn)
@@ -120,7 +123,7 @@ def bar(value: float, most: float, width: int) -> str:
 
 def sparkline(values: Sequence[int], most: int) -> str:
     """Draw values as columns of one line; what is there at all can be seen."""
-    return "".join(" " if value <= 0 else "▁▂▃▄▅▆▇█"[min(7, 8 * value // max(most, 1))] for value in values)
+    return "".join(" " if value <= 0 else "▁▂▃▄▅▆▇█"[min(7, (8 * value - 1) // max(most, 1))] for value in values)
 
 
 def age(seconds: float | None) -> str:

@@ -140,6 +140,7 @@ def test_reads_draw_tables_on_a_terminal(
     """The same facts, drawn; a hostile reply still cannot clear the screen."""
     monkeypatch.setattr(output, "on_terminal", lambda: True)
     monkeypatch.setattr("mailfront.cli.ring.on_terminal", lambda: True)
+    monkeypatch.setattr("mailfront.cli.queue.on_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "200")
     with AdminStub(tmp_path, ANSWERS) as stub:
         result = stub.run(*arguments)
@@ -151,6 +152,9 @@ def test_reads_draw_tables_on_a_terminal(
         assert "96 of 4096 buckets" in result.stdout
     if verb == "queue.stats":
         assert "10+" in result.stdout
+        bars = [line.count("█") for line in result.stdout.splitlines() if line.split()[:1] in (["due"], ["deferred"])]
+        assert bars == [30, 15]
+        assert "▄ █" in result.stdout, "young on the left, old on the right"
 
 
 @pytest.mark.parametrize("verb", ["retry", "hold", "release", "delete"])
