@@ -21,7 +21,7 @@ from mailfront.app.child import RETIRE_SIGNAL, watch_lifeline
 from mailfront.app.filters import filter_surroundings
 from mailfront.app.keeper_news import KeeperNews
 from mailfront.app.locator import WorkerLocator
-from mailfront.app.nodes import NodeEvidence, endpoints, worker_connections
+from mailfront.app.nodes import NodeEvidence, endpoints, route_endpoints, worker_connections
 from mailfront.app.process_log import start_process_log
 from mailfront.app.worker_sessions import WorkerSessions
 from mailfront.base.clock import SystemClock
@@ -33,6 +33,8 @@ from mailfront.cluster.node_table import NodeStateTable, StateChange
 from mailfront.cluster.placement import MapReceiver
 from mailfront.config.load import parse
 from mailfront.config.model import Configuration
+from mailfront.delivery.evidence import NoEvidence
+from mailfront.delivery.route_check import RouteCheck
 from mailfront.delivery.transaction import Delivery
 from mailfront.directory.directory import Directory
 from mailfront.edge.server import EdgeServer
@@ -84,6 +86,16 @@ class Worker:
             tls_context=node_context(config.node_tls),
             evidence=NodeEvidence(self._states, self._clock, self._news),
         )
+        self._to_routes = Delivery(
+            route_endpoints(config),
+            client_name=config.server.hostname,
+            settings=config.delivery,
+            tls_context=node_context(config.node_tls),
+            evidence=NoEvidence(),
+        )
+        self._route_check = RouteCheck(
+            self._to_routes, [route.hop for route in config.route if route.verify], self._clock
+        )
         self._locator = WorkerLocator(
             self._received, self._states, self._keeper, self._news, self._clock, config.storage.secondaries
         )
@@ -126,6 +138,7 @@ class Worker:
                 node_user=storage.node_user,
                 handoff_mailbox=handoff_mailbox,
                 routes=RouteTable(route.name for route in config.route),
+                route_check=self._route_check.refusal,
                 relays=config.outbound.smarthost is not None,
                 most_members=config.directory.max_members,
                 is_full=self._full.is_full,
@@ -226,6 +239,7 @@ class Worker:
         await self._sessions.close(grace_s)
         await self._chain.close()
         await self._delivery.close(grace_s)
+        await self._to_routes.close(grace_s)
         await self._queue.close()
         await self._directory.close()
         await self._keeper.close()

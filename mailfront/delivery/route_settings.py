@@ -30,6 +30,9 @@ class RouteSettings(Settings):
     """Where it takes mail over LMTP."""
     server_name: str | None = None
     """Name that its certificate must carry. Absent: `host`."""
+    verify: bool = True
+    """Ask the server at RCPT whether it takes the recipient, so that the client hears a refusal while it waits. Without
+    this the sender of what is refused gets a notice, and senders are easily forged."""
     connections: int = Field(default=4, ge=1, le=200)
     """Most connections to it at a time."""
 

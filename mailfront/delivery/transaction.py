@@ -26,6 +26,7 @@ from mailfront.delivery.settings import DeliverySettings
 from mailfront.delivery.trouble import Authority
 from mailfront.mail.envelope import NO_OPTIONS
 from mailfront.mail.names import NodeId
+from mailfront.mail.reply import Reply
 from mailfront.protocol.lmtp import NO_EXTENSIONS, Extensions, LmtpEnvelope
 
 __all__ = ["Delivery", "LmtpAttempt", "LmtpRecipient", "LmtpTransaction", "Phase", "ProbeResult"]
@@ -37,12 +38,13 @@ FAREWELL_S = 1.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
     """What a probe saw. `lmtp_ok`: greeting, LHLO and MAIL work. `handoff_ok`: the handoff account is accepted; None:
-    not asked. `text` says what went wrong, or ''."""
+    not asked. `text` says what went wrong, or ''. `refusal`: the server's answer, if it answered."""
 
     lmtp_ok: bool
     handoff_ok: bool | None
     text: str
     extensions: Extensions = NO_EXTENSIONS
+    refusal: Reply | None = None
 
 
 class Delivery:
@@ -143,6 +145,7 @@ class Delivery:
             handoff_ok=None if handoff_mailbox is None or not answered.mail.is_positive else not refusals,
             text=str(refusals[0]) if refusals else "",
             extensions=connection.extensions,
+            refusal=refusals[0] if refusals else None,
         )
 
     def busy_count(self, node: NodeId) -> int:

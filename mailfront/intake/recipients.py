@@ -5,7 +5,7 @@ trouble (directory away, unknown host, keeper away) is 4xx; 5xx is only said for
 suspended, a list that one may not post to. Nothing is delivered and nothing is kept here.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -21,6 +21,9 @@ from mailfront.mail.names import MailboxKey, NodeId, NodeUser
 from mailfront.mail.next_hop import RELAY
 from mailfront.mail.reply import Reply, reply
 from mailfront.mail.routes import RouteTable
+
+RouteRefusal = Callable[[NodeId, Address], Awaitable[Reply | None]]
+"""Asks the server of a route whether it takes an address; returns its refusal. Does not raise for its trouble."""
 
 
 class RecipientDirectory(Protocol):
@@ -77,18 +80,21 @@ class Recipients:
         node_user: str,
         handoff_mailbox: Address | None,
         routes: RouteTable | None = None,
+        route_check: RouteRefusal | None = None,
         relays: bool = False,
         most_members: int = 5000,
         is_full: Callable[[MailboxKey], bool] = lambda _key: False,
     ) -> None:
-        """`routes` lead to servers that are no nodes. `relays`: mail for other sites can leave, so that forwards may
-        lead there. `most_members`: of one list. `is_full`: whether a mailbox is known to have no room."""
+        """`routes` lead to servers that are no nodes, which `route_check` asks at RCPT. `relays`: mail for other sites
+        can leave, so that forwards may lead there. `most_members`: of one list. `is_full`: whether a mailbox is known
+        to have no room."""
         self._directory = directory
         self._locator = locator
         self._alarms = alarms
         self._local_domains = local_domains
         self._routes = routes or RouteTable()
         self._is_full = is_full
+        self._route_check = route_check
         self._postmaster = postmaster
         self._node_user = node_user
         self._handoff_key = handoff_mailbox.key if handoff_mailbox else None
@@ -110,6 +116,9 @@ class Recipients:
         """Decide about one RCPT of mail from `sender`. Returns whom it reaches, or the reply to give. Cancellation is
         safe."""
         if (hop := self._routes.find(address)) is not None:
+            refusal = None if self._route_check is None else await self._route_check(hop, address)
+            if refusal is not None:
+                return refusal
             leaf = HopLeaf(address=address, options=options, hop=hop)
             return Expanded(address=address, options=options, leaves=(leaf,))
         if address.domain not in self._local_domains and address.domain:

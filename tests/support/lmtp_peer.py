@@ -75,7 +75,7 @@ class ScriptedLmtpPeer:
     context      the server's TLS context; needed for "starttls" and "implicit"
     smtp         be an SMTP server
 
-    `commands`, `transactions` and `connections` may be read at any time.
+    `commands`, `transactions`, and how many `connections` and `stalls` there were, may be read at any time.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class ScriptedLmtpPeer:
         self.commands: list[tuple[int, str]] = []
         self.transactions: list[Transaction] = []
         self.connections = 0
+        self.stalls = 0
         self.failures: list[BaseException] = []
         self._context = context
         self._script: dict[str, Action | list[Action]] = {}
@@ -218,6 +219,8 @@ class ScriptedLmtpPeer:
 
     def wait_for_release(self) -> None:
         """Stall. Raises _Closed when the peer stops meanwhile."""
+        with self._lock:
+            self.stalls += 1
         self._released.wait()
         if self._stopping.is_set():
             raise _Closed

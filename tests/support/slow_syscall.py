@@ -46,12 +46,12 @@ class Stop:
 
 
 @contextmanager
-def stopped_at(pid: int, calls: str, when: Literal["before", "after"]) -> Iterator[Stop]:
-    """Delay every one of these system calls of a process and its threads."""
+def stopped_at(pid: int, calls: str, when: Literal["before", "after"], *, nth: int = 1) -> Iterator[Stop]:
+    """Delay every one of these system calls of a process and its threads, of each thread from its `nth` on."""
     side = "delay_enter" if when == "before" else "delay_exit"
     as_root = [] if os.getuid() == 0 else ["sudo", "-n"]
     command = ["strace", "-f", "-q", "-p", str(pid), "-e", f"trace={calls}"]
-    command += ["-e", f"inject={calls}:{side}={DELAY_S}s", "-o", "/dev/null"]
+    command += ["-e", f"inject={calls}:{side}={DELAY_S}s:when={nth}+", "-o", "/dev/null"]
     tracer = subprocess.Popen([*as_root, *command], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         wait_until(lambda: _is_traced(pid), 10.0, f"strace at process {pid}")
