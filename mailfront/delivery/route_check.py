@@ -44,10 +44,10 @@ class RouteCheck:
         now_s, key = self._clock.monotonic_s(), (hop, str(address))
         known = self._remembered.get(key)
         if known is not None and known[0] > now_s:
-            metrics.ROUTE_CHECKS.inc("remembered")
+            metrics.DELIVERY_ROUTE_CHECKS.inc("remembered")
             return known[1]
         if self._room.get(hop, 0) <= 0 or self._silent_until_s[hop] > now_s:
-            metrics.ROUTE_CHECKS.inc("not asked")
+            metrics.DELIVERY_ROUTE_CHECKS.inc("not asked")
             return None
         self._room[hop] -= 1
         try:
@@ -64,10 +64,10 @@ class RouteCheck:
         now_s = self._clock.monotonic_s()
         if seen is None or not seen.lmtp_ok:
             self._silent_until_s[hop] = now_s + SILENT_S
-            metrics.ROUTE_CHECKS.inc("no answer")
+            metrics.DELIVERY_ROUTE_CHECKS.inc("no answer")
             return None
         refusal = seen.refusal if seen.refusal is not None and seen.refusal.is_permanent else None
-        metrics.ROUTE_CHECKS.inc("accepted" if refusal is None else "refused")
+        metrics.DELIVERY_ROUTE_CHECKS.inc("accepted" if refusal is None else "refused")
         if seen.refusal is None or refusal is not None:
             self._remember(key, now_s + (ACCEPTED_S if refusal is None else REFUSED_S), refusal)
         return refusal

@@ -191,8 +191,8 @@ DELIVERY_CONNECTIONS = Gauge(
 DELIVERY_SLOT_TIMEOUTS = Counter(
     "mailfront_delivery_slot_timeouts_total", "Attempts that got no connection slot in time.", node=FROM_CONFIGURATION
 )
-ROUTE_CHECKS = Counter(
-    "mailfront_route_checks_total",
+DELIVERY_ROUTE_CHECKS = Counter(
+    "mailfront_delivery_route_checks_total",
     "Recipients that the server of a route was to be asked about at RCPT, by what came of it.",
     result=("accepted", "refused", "remembered", "no answer", "not asked"),
 )
