@@ -49,9 +49,9 @@ def deleted_recipients(edits: Iterable[Edit]) -> frozenset[str]:
     return frozenset(edit.address.key for edit in edits if isinstance(edit, DeleteRecipient))
 
 
-def changes_content(edits: Iterable[Edit]) -> bool:
-    """Whether edits make another message of it, and not only other recipients."""
-    return not all(isinstance(edit, AddRecipient | DeleteRecipient) for edit in edits)
+def content_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
+    """The edits that make another message of it, and not only other recipients."""
+    return tuple(edit for edit in edits if not isinstance(edit, AddRecipient | DeleteRecipient))
 
 
 def apply(edits: Iterable[Edit], headers: Headers, body: BodyRef) -> Edited:

@@ -19,7 +19,7 @@ from mailfront.intake.kept import Keeping
 from mailfront.intake.leaves import Expanded, Leaf, Target
 from mailfront.mail.body import BodyRef
 from mailfront.mail.envelope import Envelope
-from mailfront.mail.outcome import Deferred, Discarded, Failed, Fate
+from mailfront.mail.outcome import Deferred, Discarded, Failed, Fate, Split
 from mailfront.mail.reply import Reply, reply
 from mailfront.observe.log import get
 from mailfront.queue.dsn import NoticeKind, notify_wants
@@ -86,7 +86,7 @@ class CommittedAhead:
             for refusal, indexes in zip(refusals, self._recipients, strict=True)
             if refusal is None or not per_recipient
             for index in indexes
-            if index not in known and not isinstance(self.fates.get(index), Discarded)
+            if index not in known and not isinstance(self.fates.get(index), Discarded | Split)
         }
         if not kept:
             return None
@@ -111,13 +111,19 @@ class CommittedAhead:
         return None
 
     async def finish(
-        self, message_id: MessageId, outcomes: Sequence[Fate], result: FanoutResult, *, per_recipient: bool
+        self,
+        message_id: MessageId,
+        outcomes: Sequence[Fate],
+        result: FanoutResult,
+        *,
+        per_recipient: bool,
+        asked_count: int,
     ) -> tuple[Reply, ...]:
-        """End the rows of what was tried, and say what the client hears.
+        """End the rows of what was tried, and say what the client hears; see `fold` for `asked_count`.
 
         Rows of attempts that are still running are left to the caller.
         """
-        decision = fold(message_id, self._recipients, outcomes, per_recipient=per_recipient)
+        decision = fold(message_id, self._recipients, outcomes, per_recipient=per_recipient, asked_count=asked_count)
         heard = decision.replies if per_recipient else decision.replies * len(self._recipients)
         promised = {
             index for answer, of in zip(heard, self._recipients, strict=True) if answer.is_positive for index in of

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from mailfront.filters.arbitration import Ruling, arbitrate, one_reply
 from mailfront.filters.chain import Chain, DeadlinePassed
 from mailfront.filters.contract import Connection, EarlyTalk, Finding, Mail, Message, Rcpt, Recipient, Stage
-from mailfront.filters.edits import Edited, added_recipients, apply, changes_content
+from mailfront.filters.edits import Edited, added_recipients, apply, content_edits
 from mailfront.filters.headers import Headers
 from mailfront.mail.address import Address
 from mailfront.mail.body import BodyRef
@@ -22,7 +22,7 @@ from mailfront.mail.client import ClientInfo
 from mailfront.mail.envelope import Envelope
 from mailfront.mail.outcome import Blame, Deferred, Discarded, Failed, Fate, Retained
 from mailfront.mail.reply import Reply, reply
-from mailfront.mail.verdict import Action
+from mailfront.mail.verdict import Action, Edit
 from mailfront.observe.log import get
 
 log = get("filters")
@@ -36,14 +36,24 @@ class Screened:
     """What filters made of one message.
 
     `refusal`: the one reply for everybody, or None. `fates[i]`: what becomes of RCPT i instead of a delivery, None: it
-    is delivered. `edited`: the message as it goes on, None: as it came. `added`: recipients that filters want besides.
+    is delivered. `edited`: the message as it goes on, None: as it came. `variants`: other versions of it, for RCPTs
+    that filters bind in another way. `added`: recipients that filters want besides.
     """
 
     findings: tuple[Finding, ...] = ()
     refusal: Reply | None = None
     fates: tuple[Fate | None, ...] = ()
     edited: Edited | None = None
+    variants: tuple["Variant", ...] = ()
     added: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """Another version of the message: for which RCPTs, by number, and how it is changed; None: as it came."""
+
+    recipients: frozenset[int]
+    edited: Edited | None
 
 
 class Screening:
@@ -121,6 +131,15 @@ def bound_to(findings: Sequence[Finding], index: int) -> tuple[Finding, ...]:
     )
 
 
+def leaves_of(variant: Variant, recipients: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The leaves that get a variant: those to which no other RCPT led. `recipients[i]` are the leaves of RCPT i."""
+    others = {
+        index for number, indexes in enumerate(recipients) if number not in variant.recipients for index in indexes
+    }
+    own = (index for number in sorted(variant.recipients) for index in recipients[number] if index not in others)
+    return tuple(dict.fromkeys(own))
+
+
 def mailbox_fates(recipients: Sequence[Sequence[int]], fates: Sequence[Fate | None]) -> dict[int, Fate]:
     """What becomes of mailboxes instead of a delivery. `recipients[i]` are the mailboxes that RCPT i led to.
 
@@ -156,13 +175,27 @@ def _screened(
     refusals = [_reply_of(ruling) for ruling in rulings]
     if not per_recipient and refusals[0] is not None:
         return Screened(findings=findings, refusal=refusals[0])
-    edits = max((ruling.edits for ruling in rulings), key=len)
+    fates = tuple(_fate(ruling, refusal) for ruling, refusal in zip(rulings, refusals, strict=True))
+    versions: dict[tuple[Edit, ...], list[int]] = {}
+    added: dict[Address, None] = {}
+    for number, (ruling, fate) in enumerate(zip(rulings, fates, strict=True)):
+        if fate is None or isinstance(fate, Retained):
+            versions.setdefault(content_edits(ruling.edits), []).append(number)
+            added.update(dict.fromkeys(added_recipients(ruling.edits)))
+    main, *others = sorted(versions.items(), key=lambda version: -len(version[1])) or [((), [])]
     return Screened(
         findings=findings,
-        fates=tuple(_fate(ruling, refusal) for ruling, refusal in zip(rulings, refusals, strict=True)),
-        edited=apply(edits, headers, body) if edits and changes_content(edits) else None,
-        added=added_recipients(edits),
+        fates=fates,
+        edited=_edited(main[0], headers, body),
+        variants=tuple(
+            Variant(recipients=frozenset(numbers), edited=_edited(edits, headers, body)) for edits, numbers in others
+        ),
+        added=tuple(added),
     )
+
+
+def _edited(edits: tuple[Edit, ...], headers: Headers, body: BodyRef) -> Edited | None:
+    return apply(edits, headers, body) if edits else None
 
 
 def _reply_of(ruling: Ruling) -> Reply | None:

@@ -28,6 +28,7 @@ from mailfront.mail.outcome import (
     Fate,
     HandedOff,
     Retained,
+    Split,
     Unknown,
 )
 from mailfront.mail.reply import Reply, reply
@@ -57,15 +58,21 @@ class Decision:
 
 
 def fold(
-    message_id: MessageId, recipients: Sequence[Sequence[int]], outcomes: Sequence[Fate], *, per_recipient: bool
+    message_id: MessageId,
+    recipients: Sequence[Sequence[int]],
+    outcomes: Sequence[Fate],
+    *,
+    per_recipient: bool,
+    asked_count: int | None = None,
 ) -> Decision:
     """Fold mailbox outcomes into a decision.
 
     `recipients[i]` lists the indexes into `outcomes` of the mailboxes that RCPT i led to, at least one each. An outcome
-    that no RCPT leads to counts for nothing.
+    that no RCPT leads to counts for nothing. The first `asked_count` are the client's (None: all); the others were
+    added by filters, so no client keeps what is deferred for them, and one reply each is there only to be counted.
     """
     if per_recipient:
-        return _fold_each(message_id, recipients, outcomes)
+        return _fold_each(message_id, recipients, outcomes, len(recipients) if asked_count is None else asked_count)
     standings = [_standing([outcomes[index] for index in indexes]) for indexes in recipients]
     if all(standing is Standing.FAILED for standing in standings):
         return Decision((), (), (_first_reply(outcomes, Failed),))
@@ -76,16 +83,18 @@ def fold(
     return Decision(keep, notices, (_accepted(message_id, [outcomes[index] for index in everybody]),))
 
 
-def _fold_each(message_id: MessageId, recipients: Sequence[Sequence[int]], outcomes: Sequence[Fate]) -> Decision:
+def _fold_each(
+    message_id: MessageId, recipients: Sequence[Sequence[int]], outcomes: Sequence[Fate], asked_count: int
+) -> Decision:
     kept: dict[int, None] = {}
     notices: dict[int, None] = {}
     replies: list[Reply] = []
-    for indexes in recipients:
+    for number, indexes in enumerate(recipients):
         own = [outcomes[index] for index in indexes]
         standing = _standing(own)
         if standing is Standing.FAILED:
             replies.append(_first_reply(own, Failed))
-        elif standing is Standing.TEMPORARY:
+        elif standing is Standing.TEMPORARY and number < asked_count:
             replies.append(_first_reply(own, Deferred))
         else:
             kept.update(dict.fromkeys(_to_keep(indexes, outcomes)))
@@ -109,7 +118,7 @@ def must_be_queued(outcome: Fate) -> bool:
     match outcome:
         case Deferred() | Unknown() | Retained():
             return True
-        case Delivered() | HandedOff() | Failed() | Discarded():
+        case Delivered() | HandedOff() | Failed() | Discarded() | Split():
             return False
         case _:
             assert_never(outcome)

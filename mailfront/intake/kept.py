@@ -25,7 +25,7 @@ from mailfront.mail.body import BodyRef
 from mailfront.mail.envelope import Envelope, RecipientOptions
 from mailfront.mail.names import NodeId, NodeUser
 from mailfront.mail.next_hop import NEXT_HOP_BUCKET, RESOLVE, next_hop_key
-from mailfront.mail.outcome import Deferred, Delivered, Discarded, Failed, Fate, HandedOff, Retained, Unknown
+from mailfront.mail.outcome import Deferred, Delivered, Discarded, Failed, Fate, HandedOff, Retained, Split, Unknown
 from mailfront.queue.dsn import NoticeKind
 from mailfront.queue.port import QueuePort
 from mailfront.queue.rows import QueuedMessage, QueuedRecipient, RecipientState
@@ -147,7 +147,7 @@ class Keeping:
             case Retained():
                 state = RecipientState.QUARANTINED if outcome.quarantined else RecipientState.HELD
                 return replace(row, state=state, attempts=0, tried_s=0.0, reason=outcome.reason)
-            case Delivered() | HandedOff() | Discarded():
+            case Delivered() | HandedOff() | Discarded() | Split():
                 raise AssertionError("what is durable elsewhere, or thrown away, is not queued")
             case _:
                 assert_never(outcome)

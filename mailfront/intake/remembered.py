@@ -12,7 +12,7 @@ import hashlib
 
 from mailfront.mail.body import BodyRef
 from mailfront.mail.names import MailboxKey, NodeUser
-from mailfront.mail.outcome import Delivered, HandedOff
+from mailfront.mail.outcome import Delivered, HandedOff, Split
 
 MAX_ENTRIES = 10_000
 LIFETIME_S = 24 * 3600.0
@@ -25,20 +25,20 @@ class RememberedTable:
     """What was delivered under a reply that denied it. One owner: the intake of one worker."""
 
     def __init__(self) -> None:
-        self._entries: dict[Key, tuple[float, Delivered | HandedOff]] = {}
+        self._entries: dict[Key, tuple[float, Delivered | HandedOff | Split]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def remember(
-        self, sender: str, mailbox: Mailbox, sha256: str, outcome: Delivered | HandedOff, now_s: float
+        self, sender: str, mailbox: Mailbox, sha256: str, outcome: Delivered | HandedOff | Split, now_s: float
     ) -> None:
         """Keep one delivery in mind. The oldest entry goes when the table is full."""
         while len(self._entries) >= MAX_ENTRIES:
             del self._entries[next(iter(self._entries))]
         self._entries[(sender, mailbox, sha256)] = (now_s + LIFETIME_S, outcome)
 
-    def find(self, sender: str, mailbox: Mailbox, sha256: str, now_s: float) -> Delivered | HandedOff | None:
+    def find(self, sender: str, mailbox: Mailbox, sha256: str, now_s: float) -> Delivered | HandedOff | Split | None:
         """The earlier delivery of the same bytes from the same sender to the same mailbox, if it is known."""
         entry = self._entries.get((sender, mailbox, sha256))
         return entry[1] if entry is not None and entry[0] > now_s else None

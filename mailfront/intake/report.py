@@ -11,7 +11,7 @@ from mailfront.intake.trace_header import client_message_id
 from mailfront.mail.address import Address
 from mailfront.mail.body import BodyRef
 from mailfront.mail.envelope import Envelope
-from mailfront.mail.outcome import Deferred, Delivered, Discarded, Failed, Fate, HandedOff, Retained, Unknown
+from mailfront.mail.outcome import Deferred, Delivered, Discarded, Failed, Fate, HandedOff, Retained, Split, Unknown
 from mailfront.mail.reply import Reply
 from mailfront.observe import metrics
 from mailfront.observe.log import emit
@@ -164,6 +164,8 @@ def _kind(outcome: Fate) -> str:
             return "quarantined" if outcome.quarantined else "held"
         case Discarded():
             return "discarded"
+        case Split():
+            return "split"
         case _:
             assert_never(outcome)
 
@@ -176,6 +178,8 @@ def _shown(outcome: Fate) -> dict[str, Any]:
             return {"node": home, "outcome": f"{kind} to {holder}"}
         case Unknown(node, reason):
             return {"node": node, "outcome": kind, "reply": reason}
+        case Split(message_id):
+            return {"outcome": kind, "reply": f"goes on as {message_id}"}
         case Retained(reason) | Discarded(reason):
             return {"outcome": kind, "reply": reason}
         case Delivered() | Deferred() | Failed():

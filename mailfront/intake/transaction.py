@@ -9,7 +9,7 @@ What survives a crash in here: nothing, and no 250 was said. The client sends ag
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mailfront.base.clock import Clock
@@ -18,9 +18,10 @@ from mailfront.base.ids import MessageId, new_message_id
 from mailfront.base.tasks import spawn
 from mailfront.delivery.transaction import LmtpAttempt
 from mailfront.filters.contract import Finding, Mail, Recipient
+from mailfront.filters.edits import Edited
 from mailfront.intake.ahead import CommittedAhead, is_tried_now, needs_queue
 from mailfront.intake.fanout import Fanout, FanoutResult
-from mailfront.intake.filtering import Screened, Screening, bound_to, mailbox_fates
+from mailfront.intake.filtering import Screened, Screening, bound_to, leaves_of, mailbox_fates
 from mailfront.intake.fold import Decision, fold
 from mailfront.intake.full_mailboxes import FullMailboxes
 from mailfront.intake.kept import Keeping
@@ -33,7 +34,7 @@ from mailfront.mail.address import Address
 from mailfront.mail.body import BodyRef, PrefixedBody
 from mailfront.mail.envelope import Envelope, RecipientOptions
 from mailfront.mail.names import NodeId, NodeUser
-from mailfront.mail.outcome import Delivered, Fate, HandedOff
+from mailfront.mail.outcome import Delivered, Fate, HandedOff, Split
 from mailfront.mail.reply import Reply, reply
 from mailfront.mail.request import MailRequest
 from mailfront.observe import metrics
@@ -107,6 +108,8 @@ class Transaction:
         self._leaves: list[Leaf] = []
         self._first_home: NodeId | None = None
         self._needs_queue = False
+        self._asked_count = 0
+        """How many recipients the client has named; filters may add others behind them."""
 
     @property
     def asks_at_mail(self) -> bool:
@@ -204,17 +207,20 @@ class Transaction:
         if received_count(header) > intake.policy.max_received:
             refusal = reply(554, "5.4.6", "too many Received lines: this message is in a loop")
             return self._refuse(envelope, body, refusal, per_recipient=per_recipient)
-        screened, accepted_count = Screened(), len(self._accepted)
+        screened = Screened()
+        asked_count = self._asked_count = len(self._accepted)
         if intake.screening is not None:
             screened = await self._screen(intake.screening, envelope, header, body, deadline_s, per_recipient)
             if screened.refusal is not None:
                 return self._refuse(envelope, body, screened.refusal, per_recipient=per_recipient)
-        traced = _traced(body, header, self._trace_lines(envelope), screened)
+        traced = _traced(body, header, self._trace_lines(envelope), screened.edited)
         homes = {leaf.placement.home for leaf in self._leaves if isinstance(leaf, Target)}
         if (len(homes) > 1 or self._needs_queue) and not intake.queue.gate_is_open(traced.size_bytes):
             return self._refuse(envelope, body, reply(451, "4.3.0", _NO_QUEUE), per_recipient=per_recipient)
         sha256, known = self._known_deliveries(body)
         fates = mailbox_fates(self._recipients, screened.fates)
+        if screened.variants and not await self._split(envelope, body, header, screened, fates, known):
+            return self._refuse(envelope, body, reply(451, "4.3.0", _NO_QUEUE), per_recipient=per_recipient)
         ahead: CommittedAhead | None = None
         if self._needs_queue:
             ahead = CommittedAhead(intake.keeping, intake.queue, self._accepted, self._leaves, self._recipients, fates)
@@ -237,10 +243,12 @@ class Transaction:
         if intake.full is not None:
             intake.full.learn(zip((leaf.mailbox_key for leaf in self._leaves), outcomes, strict=True))
         if ahead is None:
-            decision = fold(self.id, self._recipients, outcomes, per_recipient=per_recipient)
+            decision = fold(self.id, self._recipients, outcomes, per_recipient=per_recipient, asked_count=asked_count)
             replies = await self._keep(envelope, body, traced, outcomes, result, decision)
         else:
-            replies = await ahead.finish(self.id, outcomes, result, per_recipient=per_recipient)
+            replies = await ahead.finish(
+                self.id, outcomes, result, per_recipient=per_recipient, asked_count=asked_count
+            )
             self._settle_later(result)
         self._forget_repeated(known, sha256, replies)
         stages.answered_s = intake.clock.monotonic_s()
@@ -256,7 +264,7 @@ class Transaction:
             known_as=identity(header, body),
             findings=self._findings,
         )
-        return replies[:accepted_count] if per_recipient else replies
+        return replies[:asked_count] if per_recipient else replies
 
     async def _screen(
         self,
@@ -274,7 +282,7 @@ class Transaction:
         )
         self._findings = screened.findings
         for address in screened.added:
-            answer = await self._intake.recipients.resolve(address, _ADDED)
+            answer = await self._intake.recipients.resolve(address, _ADDED, self._request.reverse_path)
             if isinstance(answer, Reply):
                 log.warning("a filter's recipient cannot be added", id=self.id, address=str(address), reply=str(answer))
                 if answer.is_transient:
@@ -283,6 +291,36 @@ class Transaction:
                 self._take(answer)
         self._stages.filtered_s = self._stages.delivered_s = self._intake.clock.monotonic_s()
         return screened
+
+    async def _split(
+        self,
+        envelope: Envelope,
+        body: BodyRef,
+        header: bytes,
+        screened: Screened,
+        fates: dict[int, Fate],
+        known: Collection[int],
+    ) -> bool:
+        """Commit the versions that only some recipients get, each as a message of its own, before anything is
+        delivered. Their leaves get the fate `Split`. Returns False if the queue could not keep one of them."""
+        for variant in screened.variants:
+            indexes = [index for index in leaves_of(variant, self._recipients) if index not in known]
+            if not indexes:
+                continue
+            part = replace(envelope, id=new_message_id(self._intake.clock.wall_s()))
+            traced = _traced(body, header, self._trace_lines(part), variant.edited)
+            retained = {place: fates[index] for place, index in enumerate(indexes) if index in fates}
+            leaves = [self._leaves[index] for index in indexes]
+            try:
+                await self._intake.keeping.commit_ahead(
+                    part, traced, leaves, tried=(), left_out=(), fates=retained, told=()
+                )
+            except (Unavailable, OSError) as error:
+                log.warning("a version of a message cannot be queued", id=self.id, reason=str(error))
+                self._remember(fates, body_sha256(body))
+                return False
+            fates.update(dict.fromkeys(indexes, Split(part.id)))
+        return True
 
     def _mail_view(self) -> Mail:
         request = self._request
@@ -309,12 +347,12 @@ class Transaction:
             known_as=identity(message_header(body), body),
             findings=self._findings,
         )
-        return (refusal,) * (len(self._recipients) if per_recipient else 1)
+        return (refusal,) * (self._asked_count or len(self._recipients) if per_recipient else 1)
 
     def _trace_lines(self, envelope: Envelope) -> bytes:
         single = str(self._accepted[0].address) if len(self._accepted) == 1 else ""
         return trace_lines(
-            self.id,
+            envelope.id,
             envelope.client,
             hostname=self._intake.policy.hostname,
             recipient=single,
@@ -335,7 +373,7 @@ class Transaction:
             envid=request.envid,
         )
 
-    def _known_deliveries(self, body: BodyRef) -> tuple[str, dict[int, Delivered | HandedOff]]:
+    def _known_deliveries(self, body: BodyRef) -> tuple[str, dict[int, Delivered | HandedOff | Split]]:
         """The body's hash, and the mailboxes that got these very bytes under an earlier 451. Hashes the body only if
         there may be any."""
         remembered, now_s = self._intake.remembered, self._intake.clock.wall_s()
@@ -416,7 +454,7 @@ class Transaction:
     def _remember(self, outcomes: Mapping[int, Fate], sha256: str) -> None:
         now_s = self._intake.clock.wall_s()
         for index, outcome in outcomes.items():
-            if isinstance(outcome, Delivered | HandedOff):
+            if isinstance(outcome, Delivered | HandedOff | Split):
                 mailbox = _mailbox(self._leaves[index])
                 self._intake.remembered.remember(self._sender, mailbox, sha256, outcome, now_s)
 
@@ -434,9 +472,8 @@ class Transaction:
         await self._intake.queue.settle(self.id, dict(zip(indexes, outcomes, strict=True)))
 
 
-def _traced(body: BodyRef, header: bytes, lines: bytes, screened: Screened) -> BodyRef:
+def _traced(body: BodyRef, header: bytes, lines: bytes, edited: Edited | None) -> BodyRef:
     """The message as it travels on: our own lines in front, and the filters' edits made."""
-    edited = screened.edited
     if edited is None:
         return with_trace(body, header, lines)
     return PrefixedBody(edited.top + lines + without_our_fields(edited.header), edited.rest)

@@ -6,6 +6,7 @@ A closed union: match on the class and end with `assert_never`. `reply` is the n
 from dataclasses import dataclass
 from enum import Enum
 
+from mailfront.base.ids import MessageId
 from mailfront.mail.names import NodeId
 from mailfront.mail.reply import Reply
 
@@ -81,7 +82,14 @@ class Discarded:
     reason: str
 
 
-Fate = Outcome | Retained | Discarded
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Filters changed its copy in another way than the others': it is in our queue as a message of its own, `id`."""
+
+    id: MessageId
+
+
+Fate = Outcome | Retained | Discarded | Split
 """What became of one mailbox's copy at intake: an outcome, or what filters decided instead of a delivery."""
 
 

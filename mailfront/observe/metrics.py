@@ -23,7 +23,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _SERVICES = ("lmtp", "imap", "pop3", "sieve", "handoff")
 _OUTCOMES = (
     "delivered", "deferred_node", "deferred_mailbox", "failed", "unknown", "handed_off", "held", "quarantined",
-    "discarded",
+    "discarded", "split",
 )  # fmt: skip
 
 # net, edge

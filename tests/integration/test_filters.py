@@ -194,6 +194,21 @@ def test_over_smtp_the_refused_copy_waits_in_quarantine_and_the_others_go_on(
     wait_until(lambda: inbox(three_nodes, strict_ana), 30.0, "the released copy")
 
 
+def test_edits_reach_only_those_whom_the_filter_binds(
+    server: MailfrontServer, three_nodes: Sequence[DovecotNode]
+) -> None:
+    """A filter of one domain marks the message: that recipient's version goes on by itself, the other's is unmarked."""
+    ana, strict_ana = people()
+    code, said = sent(server, message(strict={"edits": [["add_header", "X-Strict", "yes"]]}), ana, strict_ana)
+    assert (code, said.rpartition(" ")[2]) == (250, "queued")
+    (unmarked,) = inbox(three_nodes, ana)
+    (marked,) = wait_until(lambda: inbox(three_nodes, strict_ana), 30.0, "the marked version")
+    assert b"\nX-Strict: yes\n" in marked
+    assert b"X-Strict" not in unmarked.replace(b"X-Wanted-Strict", b"")
+    (event,) = [each for each in server.events("message") if each["id"] == id_in(said)]
+    assert [each["outcome"] for each in event["recipients"]] == ["delivered", "split"]
+
+
 def test_over_smtp_a_refusal_of_the_only_recipient_is_a_5xx(server: MailfrontServer) -> None:
     """Nobody accepted: nothing is kept."""
     _, strict_ana = people()

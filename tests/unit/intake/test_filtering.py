@@ -1,0 +1,169 @@
+"""What filters rule becomes replies, rows and copies: nothing that they hold back is delivered, nothing is lost."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from mailfront.filters.chain import Chain
+from mailfront.filters.contract import Answer, Filter, Message, Rcpt, Stage
+from mailfront.filters.settings import FilterSettings, OnlyForSettings
+from mailfront.filters.step import Step
+from mailfront.intake.filtering import Screening
+from mailfront.mail.address import Address
+from mailfront.mail.envelope import NO_OPTIONS
+from mailfront.mail.verdict import CONTINUE, AddHeader, AddRecipient, Verdict
+from mailfront.queue.rows import RecipientState
+from tests.unit.intake.test_transaction import (
+    BODY,
+    DELIVERED,
+    FULL,
+    NotedQueue,
+    ScriptedFanout,
+    begun,
+    intake_of,
+)
+
+NO = Verdict.reject("not here")
+LATER = Verdict.tempfail("in a while")
+KEEP = Verdict.quarantine("odd")
+DROP = Verdict.discard("junk")
+
+
+class Says(Filter):
+    """One verdict for everything."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+
+    def data(self, message: Message) -> Answer:
+        return self.verdict
+
+    def rcpt(self, rcpt: Rcpt) -> Answer:
+        return self.verdict
+
+
+def screening(*filters: tuple[Verdict, Sequence[str]], stage: Stage = Stage.DATA) -> Screening:
+    """Filters that say a verdict about recipients of some domains; no domains: about all."""
+    steps = [
+        Step(
+            index,
+            FilterSettings(name=f"f{index}", kind="test", only_for=OnlyForSettings(domains=tuple(domains))),
+            frozenset({stage}),
+            Says(verdict),
+        )
+        for index, (verdict, domains) in enumerate(filters)
+    ]
+    return Screening(Chain(steps, {}), "mx1.example.edu")
+
+
+async def answers(
+    queue: NotedQueue, fanout: ScriptedFanout, filters: Screening, *names: str, per_recipient: bool = False
+) -> list[str]:
+    intake = intake_of(fanout, queue)
+    intake.screening = filters
+    transaction = await begun(intake)
+    for name in names:
+        local, _, domain = name.partition("@")
+        assert (await transaction.rcpt(Address(local, domain), NO_OPTIONS)).is_positive
+    replies = await transaction.commit(BODY, protocol="ESMTP", per_recipient=per_recipient)
+    return [str(each).replace(transaction.id, "ID") for each in replies]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "answer", "tried", "states"),
+    [
+        (CONTINUE, "250 2.0.0 ID delivered", [(0, 1)], []),
+        (NO, "550 5.7.1 not here", [], []),
+        (LATER, "451 4.7.1 in a while", [], []),
+        (KEEP, "250 2.0.0 ID queued", [], [RecipientState.QUARANTINED] * 2),
+        (DROP, "250 2.0.0 ID accepted", [], []),
+    ],
+)
+async def test_a_verdict_for_everybody(
+    verdict: Verdict, answer: str, tried: list[tuple[int, ...]], states: list[RecipientState]
+) -> None:
+    """Only what passes is tried; what is quarantined is committed before the 250."""
+    queue, fanout = NotedQueue(), ScriptedFanout([DELIVERED, DELIVERED])
+    said = await answers(queue, fanout, screening((verdict, ())), "ana@a.edu", "bob@b.edu")
+    assert said == [answer]
+    assert fanout.wanted == tried
+    assert [row.state for row in queue.rows] == states
+
+
+@pytest.mark.parametrize(
+    ("verdict", "answer", "states"),
+    [
+        (NO, "250 2.0.0 ID queued", [RecipientState.QUARANTINED]),
+        (LATER, "250 2.0.0 ID queued", [RecipientState.QUARANTINED]),
+        (KEEP, "250 2.0.0 ID queued", [RecipientState.QUARANTINED]),
+        (DROP, "250 2.0.0 ID delivered", []),
+    ],
+)
+async def test_over_smtp_the_mildest_speaks(verdict: Verdict, answer: str, states: list[RecipientState]) -> None:
+    """One recipient passes and one does not: the client hears 250, the other copy waits for a person."""
+    queue, fanout = NotedQueue(), ScriptedFanout([DELIVERED, DELIVERED])
+    said = await answers(queue, fanout, screening((verdict, ["b.edu"])), "ana@a.edu", "bob@b.edu")
+    assert said == [answer]
+    assert fanout.wanted == [(0,)]
+    assert [(row.number, row.state) for row in queue.rows] == [(1, state) for state in states]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "answer"),
+    [(NO, "550 5.7.1 not here"), (LATER, "451 4.7.1 in a while"), (KEEP, "250 2.0.0 ID queued"),
+     (DROP, "250 2.0.0 ID accepted")],
+)  # fmt: skip
+async def test_over_lmtp_each_hears_its_own(verdict: Verdict, answer: str) -> None:
+    """One answer per recipient, in order."""
+    queue, fanout = NotedQueue(), ScriptedFanout([DELIVERED, DELIVERED])
+    filters = screening((verdict, ["b.edu"]))
+    said = await answers(queue, fanout, filters, "bob@b.edu", "ana@a.edu", per_recipient=True)
+    assert said == [answer, "250 2.0.0 ID delivered"]
+
+
+async def test_a_quarantine_that_cannot_be_committed_is_a_451() -> None:
+    """The row comes before the 250, or there is none."""
+    queue = NotedQueue(works=False)
+    said = await answers(queue, ScriptedFanout([DELIVERED]), screening((KEEP, ())), "ana@a.edu")
+    assert said == ["451 4.3.0 our queue cannot keep mail now, try again later"]
+
+
+async def test_a_recipient_refused_by_a_filter_takes_no_part() -> None:
+    """At stage `rcpt` the refusal is the reply to RCPT."""
+    queue = NotedQueue()
+    intake = intake_of(ScriptedFanout([DELIVERED]), queue)
+    intake.screening = screening((NO, ["b.edu"]), stage=Stage.RCPT)
+    transaction = await begun(intake)
+    assert str(await transaction.rcpt(Address("bob", "b.edu"), NO_OPTIONS)) == "550 5.7.1 not here"
+    assert (await transaction.rcpt(Address("ana", "a.edu"), NO_OPTIONS)).is_positive
+    (answer,) = await transaction.commit(BODY, protocol="ESMTP", per_recipient=False)
+    assert answer.text.endswith("delivered")
+
+
+async def test_a_version_for_some_is_committed_before_anybody_is_delivered_to() -> None:
+    """Its row waits under an id of its own; the others are delivered while the client waits."""
+    marked = Verdict(edits=(AddHeader("X-Strict", "yes"),))
+    queue, fanout = NotedQueue(), ScriptedFanout([DELIVERED, DELIVERED])
+    said = await answers(queue, fanout, screening((marked, ["b.edu"])), "ana@a.edu", "bob@b.edu")
+    assert said == ["250 2.0.0 ID queued"]
+    assert fanout.wanted == [(0,)]
+    assert [(row.address, row.state) for row in queue.rows] == [("bob@b.edu", RecipientState.WAITING)]
+
+
+async def test_a_version_that_cannot_be_queued_leaves_everything_with_the_client() -> None:
+    """451, and nobody has been delivered to."""
+    marked = Verdict(edits=(AddHeader("X-Strict", "yes"),))
+    queue, fanout = NotedQueue(works=False), ScriptedFanout([DELIVERED, DELIVERED])
+    said = await answers(queue, fanout, screening((marked, ["b.edu"])), "ana@a.edu", "bob@b.edu")
+    assert said == ["451 4.3.0 our queue cannot keep mail now, try again later"]
+    assert fanout.wanted == []
+
+
+async def test_an_added_recipient_has_no_reply_of_its_own() -> None:
+    """Over LMTP one answer per RCPT of the client; the added copy is kept if it cannot be delivered now."""
+    added = Verdict(edits=(AddRecipient(Address("archive.store2", "a.edu")),))
+    queue, fanout = NotedQueue(), ScriptedFanout([DELIVERED, FULL])
+    said = await answers(queue, fanout, screening((added, ())), "ana@a.edu", per_recipient=True)
+    assert said == ["250 2.0.0 ID delivered"]
+    assert fanout.wanted == [(0, 1)]
+    assert [row.address for row in queue.rows] == ["archive.store2@a.edu"]
