@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "deploy").rglob("README.md")))
 SAMPLE = ROOT / "deploy" / "mailfront.toml"
 EXAMPLE_ID = "06h0eg0rj6a7hfxa"
-KNOWN_INFO = {"", "text", "console", "console may-fail", "console elsewhere", "toml"}
+KNOWN_INFO = {"", "text", "python", "console", "console may-fail", "console elsewhere", "toml"}
 COMMAND_TIMEOUT_S = 30.0
 BIG_BODY = "Subject: too large for tiny\r\n\r\n" + ("x" * 70 + "\r\n") * 1000
 
