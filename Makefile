@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 
-.PHONY: demo test lint bench check clean
+.PHONY: demo test lint bench bench-growth check clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/mailfront demo $(DEMO_ARGS)
@@ -18,11 +18,15 @@ test: $(STAMPS)/dev
 lint: $(STAMPS)/dev
 	$(BIN)/python -m tests.run --lint-only
 
-# Beside other servers, 15 minutes. Needs root, and the machine for itself.
+# Beside other servers, 15 minutes; then how it grows, up to 90. Both need root, and the machine for themselves.
 # BENCH_ARGS="--rows new-30k,drain --rounds 1" measures less.
 bench: $(STAMPS)/bench
 	tests/install-packages
 	$(BIN)/python -m tests.perf --json bench.json --plots bench-plots $(BENCH_ARGS)
+
+bench-growth: $(STAMPS)/bench
+	tests/install-packages
+	$(BIN)/python -m tests.perf.growth --json bench-growth.json --plots bench-plots $(GROWTH_ARGS)
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

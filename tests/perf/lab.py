@@ -9,14 +9,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from tests.perf.generator import listed_client
 from tests.perf.session_systems import DovecotProxy, ImapSinkProcess, NginxMail
 from tests.perf.systems import DOMAIN, NODES_COUNT, Haproxy, Mailfront, Postfix, Sinks, Straight, System
 from tests.support.certificates import Authority
+from tests.support.dns_server import DnsServer
 from tests.support.mailfront_server import ROOT
 from tests.support.postfix import SmtpSink, smtp_source
 from tests.support.processes import new_directory
 
 WARM_COUNT = 200
+LISTED_COUNT = 1000
 
 
 class Lab:
@@ -48,7 +51,7 @@ class Lab:
             found = self._makers()[name]()
             self._stack.callback(found.stop)
             found.start()
-            if name not in self._sleeping and not name.endswith("imap"):
+            if name not in self._sleeping and not name.endswith(("imap", "dnsbl")):
                 # What is made once, at the first messages, is no message's cost.
                 smtp_source(*found.endpoint(), messages=WARM_COUNT, recipient=f"user@{DOMAIN}", options=("-N",))
             self._systems[name] = found
@@ -92,6 +95,7 @@ class Lab:
             "mailfront-nodes-down": lambda: Mailfront(self._down("mailfront-nodes-down"), name="mailfront-nodes-down"),
             "postfix-nodes-down": lambda: Postfix(self._down("postfix-nodes-down"), name="postfix-nodes-down"),
             "mailfront-5-filters": lambda: self._filtered(5),
+            "mailfront-dnsbl": self._listing,
             "mailfront-imap": lambda: self._imap_mailfront("mailfront-imap", "directory"),
             "mailfront-node-auth-imap": lambda: self._imap_mailfront("mailfront-node-auth-imap", "node"),
             "nginx-imap": lambda: NginxMail("nginx-imap", self._certificate, self.imap_sink),
@@ -106,6 +110,19 @@ class Lab:
             tls=self._certificate,
             imap_port=self.imap_sink.port,
             settings={"login": {"auth": auth, "failure_delay": "0s"}},
+        )
+
+    def _listing(self) -> Mailfront:
+        names = [".".join(reversed(listed_client(number).split("."))) for number in range(LISTED_COUNT)]
+        dns = DnsServer({f"{name}.bl.test": {"A": ["127.0.0.2"]} for name in names})
+        dns.start()
+        self._stack.callback(dns.stop)
+        settings = {"lists": [{"zone": "bl.test"}], "name_servers": [dns.address]}
+        return Mailfront(
+            self.sinks.ports,
+            name="mailfront-dnsbl",
+            proxy_protocol=["127.0.0.0/8"],
+            settings={"filter": [{"name": "lists", "kind": "dnsbl", "settings": settings}]},
         )
 
     def _filtered(self, count: int) -> Mailfront:

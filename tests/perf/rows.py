@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.perf.lab import Lab
+from tests.perf.lab import LISTED_COUNT, Lab
 from tests.perf.load import LoadFailed, Sample, generated, held, measured, messages
 from tests.perf.systems import Postfix, System
 from tests.support.processes import wait_until
@@ -211,6 +211,17 @@ ROWS: tuple[Row, ...] = (
         systems=("mailfront", "mailfront-5-filters"),
         count=1500,
         run=_source(30_000),
+    ),
+    Row(
+        name="flood",
+        title="a flood from 1,000 listed clients; how long good mail takes meanwhile",
+        systems=("mailfront-dnsbl",),
+        count=10_000,
+        run=lambda lab, system, count: generated(
+            system, {"kind": "flood", "count": count, "parallel": 50, "sources": LISTED_COUNT, "good": 5000}
+        ),
+        unit="connections",
+        shows=("turned_away_count", "good_count", "good_p99_s"),
     ),
     Row(
         name="login",

@@ -36,7 +36,7 @@ from tests.support.processes import ManagedProcess, greeting, new_directory
 DOMAIN = "example.edu"
 USERS_COUNT = 5000
 NODES_COUNT = 3
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 _SBIN = "/usr/sbin:/sbin:/usr/lib/postfix/sbin:/usr/libexec/postfix"
 Address = tuple[str, int]
 
@@ -136,6 +136,7 @@ class Mailfront:
         users_count: int = USERS_COUNT,
         imap_port: int | None = None,
         environment: Mapping[str, str] | None = None,
+        proxy_protocol: Sequence[str] = (),
     ) -> None:
         self.name = name
         users = [
@@ -154,7 +155,12 @@ class Mailfront:
                 {"role": "imap", "address": f"127.0.0.1:{free_port()}"},
                 {"role": "imap", "address": f"127.0.0.1:{free_port()}", "tls": "implicit"},
             )
-        smtp = {"role": "smtp", "address": f"127.0.0.1:{free_port()}", "tls": "off" if tls is None else "starttls"}
+        smtp: dict[str, object] = {
+            "role": "smtp",
+            "address": f"127.0.0.1:{free_port()}",
+            "tls": "off" if tls is None else "starttls",
+        }
+        smtp |= {"proxy_protocol": list(proxy_protocol)}
         self.server = MailfrontServer(nodes, users, listen=[smtp, *listen], tls=tls, name=name, environment=environment)
         storage = self.server.document["storage"]
         # A sink is no IMAP server: no copies at secondaries, no searches.
