@@ -80,7 +80,9 @@ def by_uid(maildir: Path) -> dict[int, tuple[str, bytes]]:
         for path in (maildir / part).iterdir():
             match = re.search(r",U=(\d+)(?::2,([A-Z]*))?$", path.name)
             assert match is not None, path.name
-            found[int(match[1])] = (match[2] or "", path.read_bytes())
+            # mbsync puts a line of its own into what it stores, each time another one.
+            content = re.sub(rb"^X-TUID: .{12}\n", b"", path.read_bytes(), count=1, flags=re.MULTILINE)
+            found[int(match[1])] = (match[2] or "", content)
     return found
 
 

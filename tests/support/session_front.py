@@ -198,8 +198,9 @@ async def session_front(
     node_context: ssl.SSLContext | None = None,
     master: Master | None = None,
     sessions_per_ip: int = 1000,
+    role: str = "imap",
 ) -> AsyncIterator[SessionFront]:
-    """`directory`: a folder for the users' file. `nodes`: id -> IMAP port. `homes`: mailbox -> node, else store1."""
+    """`directory`: a folder for the users' file. `nodes`: id -> port. `homes`: mailbox -> node, else store1."""
     file = directory / "users.toml"
     file.write_text(toml_text({"user": [dict(user) for user in USERS]}))
     accounts = _Accounts(StaticDirectory(StaticSettings(kind="static", file=file)))
@@ -220,12 +221,12 @@ async def session_front(
         goodbyes={role: dialect.goodbye for role, dialect in DIALECTS.items()},
     )
     endpoints = {
-        ("imap", NodeId(node)): NodeEndpoint(
+        (role, NodeId(node)): NodeEndpoint(
             host="127.0.0.1",
             port=port,
             path="",
-            tls=node_tls,
-            server_name="localhost",  # type: ignore[arg-type]
+            tls=node_tls,  # type: ignore[arg-type]
+            server_name="localhost",
         )
         for node, port in nodes.items()
     }
@@ -235,8 +236,8 @@ async def session_front(
     )  # fmt: skip
     bound = bind_listener(TcpAddress("127.0.0.1", 0))
     listener = SessionListener(
-        settings=ListenSettings.model_validate({"role": "imap", "address": "127.0.0.1:0", **(listen or {})}),
-        dialect=DIALECTS["imap"],
+        settings=ListenSettings.model_validate({"role": role, "address": "127.0.0.1:0", **(listen or {})}),
+        dialect=DIALECTS[role],
         hostname="mx1.example.edu",
         login=login,
         logins=logins,

@@ -29,6 +29,7 @@ VERBS = {
     "session": {"list", "kick"},
     "user": {"where", "kick"},
     "directory": {"lookup"},
+    "filter": {"list", "test"},
     "health": None,
     "completion": None,
 }  # fmt: skip
