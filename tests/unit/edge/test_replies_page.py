@@ -14,6 +14,7 @@ ASSEMBLED = {
     "NODE takes no 8-bit mail": '"no 8-bit mail"',
     "NODE takes no internationalized addresses": '"no internationalized addresses"',
     "the next server does not take internationalised addresses": '"internationalised addresses"',
+    "the next server does not take 8-bit mail": '"8-bit mail"',
     "this message cannot be checked": '"this message cannot be checked"',
 }
 """Replies whose code and words meet at run time only, each with the piece of source that has its words."""
