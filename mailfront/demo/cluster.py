@@ -52,7 +52,7 @@ class Cluster:
             tempfile.mkdtemp(prefix="mailfront-demo-", dir=base if len(base) < _LONGEST_DIRECTORY_CHARS else "/tmp")  # noqa: S108
         )
         self._ports = PortReservation()
-        self.smtp, self.http = self._ports.port(2525), self._ports.port(2580)
+        self.smtp, self.imap, self.http = (self._ports.port(wanted) for wanted in (2525, 2143, 2580))
         self.handoff_password = secrets.token_urlsafe(16)
         self.passwords = {each.name: each.password for each in PEOPLE} | {HANDOFF: self.handoff_password}
         accounts = self.directory / "accounts.json"
@@ -152,6 +152,7 @@ class Cluster:
             },
             "listen": [
                 {"role": "smtp", "address": f"{HOST}:{self.smtp}", "tls": "off"},
+                {"role": "imap", "address": f"{HOST}:{self.imap}", "tls": "off"},
                 {"role": "admin", "address": f"{HOST}:{self.http}"},
             ],
             "domains": {"local": [DOMAIN]},

@@ -4,7 +4,7 @@ import contextlib
 import imaplib
 import re
 import smtplib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email import policy
@@ -67,10 +67,17 @@ def _answer(reply: tuple[int, bytes]) -> Answer:
     return Answer(reply[0], reply[1].decode("utf-8", "replace"))
 
 
-def read_back(port: int, user: str, password: str, message_id: str) -> list[bytes]:
-    """All messages with this `Mailfront-Id` in a user's inbox, read over IMAP. Raises OSError and imaplib's errors."""
+@contextlib.contextmanager
+def logged_in(port: int, user: str, password: str) -> Iterator[imaplib.IMAP4]:
+    """An IMAP session, logged out at the end. Raises OSError and imaplib's errors."""
     with imaplib.IMAP4(HOST, port, timeout=_IMAP_TIMEOUT_S) as client:
         client.login(user, password)
+        yield client
+
+
+def read_back(port: int, user: str, password: str, message_id: str) -> list[bytes]:
+    """All messages with this `Mailfront-Id` in a user's inbox, read over IMAP. Raises OSError and imaplib's errors."""
+    with logged_in(port, user, password) as client:
         client.select("INBOX", readonly=True)
         _, found = client.uid("SEARCH", "HEADER", "Mailfront-Id", message_id)
         copies = []

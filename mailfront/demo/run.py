@@ -94,7 +94,9 @@ def _start(cluster: Cluster, screen: Screen) -> None:
     cluster.start()
     for node in cluster.nodes.values():
         screen.row(node.id, f"a storage node: LMTP {HOST}:{node.lmtp}, IMAP {HOST}:{node.imap}")
-    screen.row("front end", f"SMTP {HOST}:{cluster.smtp}: two workers, SQLite, a directory of {len(PEOPLE)} people")
+    screen.row(
+        "front end", f"SMTP {HOST}:{cluster.smtp}, IMAP {HOST}:{cluster.imap}: two workers, {len(PEOPLE)} people"
+    )
     screen.row("started", f"in {time.monotonic() - began_s:.1f} s; all files are in {cluster.directory}")
 
 
@@ -102,12 +104,20 @@ def _show_the_way(cluster: Cluster, screen: Screen, waited_id: str) -> None:
     """Everything that a person needs to go on alone."""
     screen.title("Now it is yours. Ctrl-C ends it and removes all files.")
     screen.row("send", f"SMTP {HOST}:{cluster.smtp}, no TLS, no password; for {DOMAIN} only")
-    screen.row("read", "IMAP at the node where the mailbox lives, no TLS; the users are below")
+    screen.row("read", f"IMAP {HOST}:{cluster.imap}, no TLS: everybody is led to the own node; the users are below")
     screen.row("watch", f"http://{HOST}:{cluster.http}/metrics and /healthz; {cluster.directory}/front.log")
     beside = Path(sys.executable).with_name("mailfront")
     command = beside if beside.exists() else f"{sys.executable} -m mailfront"
     screen.row("ask", f"{command} -c {cluster.configuration_file} VERB, for example with these verbs:")
-    for verb in ("ring show", f"ring explain ana@{DOMAIN}", "node list", "queue stats", "health", f"trace {waited_id}"):
+    for verb in (
+        "ring show",
+        f"ring explain ana@{DOMAIN}",
+        "node list",
+        "session list",
+        "queue stats",
+        "health",
+        f"trace {waited_id}",
+    ):
         screen.row("", verb)
     kill = cluster.nodes["store1"].process.pid
     screen.row(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from mailfront.demo import post
+from mailfront.demo.children import HOST
 from mailfront.demo.cluster import Cluster
 from mailfront.demo.maildir import stored_messages
 from mailfront.demo.people import DOMAIN, HANDOFF, person
@@ -57,6 +58,7 @@ class Tour:
         self._unknown(f"nobody@{DOMAIN}")
         home, holder = self._outage(first, elsewhere[0])
         self._return(first, home, holder)
+        self._logins([first, *elsewhere])
         self._accounts()
 
     # Messages on a good day
@@ -173,6 +175,23 @@ class Tour:
         self._until(lambda: self._explain(to)["now"] == "deliver", NOTICE_WITHIN_S, f"{home} takes its own mail again")
         self._screen.checked(f"{home} takes its own mail again")
 
+    # Reading
+
+    def _logins(self, people: Sequence[str]) -> None:
+        """Log in by IMAP at the front end as one person per node, and find each at home."""
+        self._screen.step("People read their mail: one IMAP address for all nodes")
+        for address in people:
+            user, home = person(address).name, self._cluster.home_of(address)
+            wanted_count = sum(sent.homes.get(user) == home for sent in self._expected)
+            with post.logged_in(self._cluster.imap, user, self._cluster.passwords[user]) as client:
+                _, (count,) = client.select("INBOX", readonly=True)
+                self._is_listed(user, home)
+            self._claim(
+                int(count or 0) == wanted_count,
+                f"{user} logs in at {HOST}:{self._cluster.imap} and is at {home}, with {wanted_count} messages",
+                f"{count!r} messages",
+            )
+
     def _accounts(self) -> None:
         self._screen.step("The accounts")
         stats = self._cluster.cli_json("queue", "stats")
@@ -207,6 +226,14 @@ class Tour:
 
     def _read(self, node: str, user: str, message_id: str) -> list[bytes]:
         return post.read_back(self._cluster.nodes[node].imap, user, self._cluster.passwords[user], message_id)
+
+    def _is_listed(self, user: str, home: str) -> None:
+        """`mailfront session list` shows one session of this user, at home."""
+
+        def nodes() -> list[str]:
+            return [row["node"] for row in self._cluster.cli_json("session", "list", "--user", user)]
+
+        self._until(lambda: nodes() == [home], NOTICE_WITHIN_S, f"`session list` shows {user} at {home}")
 
     def _waiting(self) -> dict[str, int]:
         """How many mailboxes' mail waits elsewhere for each node, as `mailfront node list` says."""
