@@ -228,12 +228,12 @@ class Tour:
         return post.read_back(self._cluster.nodes[node].imap, user, self._cluster.passwords[user], message_id)
 
     def _is_listed(self, user: str, home: str) -> None:
-        """`mailfront session list` shows one session of this user, at home."""
+        """The front end knows of one session of this user, at home, as `mailfront session list` would say."""
 
         def nodes() -> list[str]:
-            return [row["node"] for row in self._cluster.cli_json("session", "list", "--user", user)]
+            return [row["node"] for row in self._cluster.ask("session.list", users=[user], limit=10)["rows"]]
 
-        self._until(lambda: nodes() == [home], NOTICE_WITHIN_S, f"`session list` shows {user} at {home}")
+        self._until(lambda: nodes() == [home], NOTICE_WITHIN_S, f"the front end knows of a session of {user} at {home}")
 
     def _waiting(self) -> dict[str, int]:
         """How many mailboxes' mail waits elsewhere for each node, as `mailfront node list` says."""
