@@ -46,6 +46,7 @@ from mailfront.delivery.transaction import Delivery
 from mailfront.directory.directory import Directory
 from mailfront.directory.settings import LdapSettings
 from mailfront.mail.names import NodeId
+from mailfront.mail.next_hop import RELAY
 from mailfront.net.body import BodyBudget
 from mailfront.net.channel import ChannelServer
 from mailfront.net.tls import node_context
@@ -231,6 +232,7 @@ class Keeper:
         loop.set_exception_handler(log.handle_loop_exception)
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._stop.set)
+        await self._queue.look_up_lost({RELAY, *next_hops(self._config)})
         await self._queue.load()
         await self._directory.open()
         self._service.serve(self._channel)

@@ -22,6 +22,7 @@ from dataclasses import replace
 from mailfront.base.ids import MessageId
 from mailfront.mail.body import PIECE_BYTES, BodyRef
 from mailfront.mail.names import NodeId
+from mailfront.mail.next_hop import NEXT_HOP_BUCKET, RESOLVE, next_hop_key
 from mailfront.mail.outcome import Outcome
 from mailfront.queue import claims, results
 from mailfront.queue.changes import Changes, accepted, hold_damaged, note_result
@@ -63,6 +64,15 @@ class Queue:
         self.notices = notices
         self._lease_s = lease_s
         self._chance = chance
+
+    async def look_up_lost(self, hops: Collection[NodeId]) -> int:
+        """Have recipients looked up anew whose next hop is none of these any more: a route was taken out of the
+        configuration. Once, before `load`. Returns how many there are."""
+        known, now_s = [next_hop_key(hop) for hop in hops], self.store.clock.wall_s()
+        anew = next_hop_key(RESOLVE)
+        return await self.store.write(
+            lambda connection: recipient_rows.change_keys_except(connection, NEXT_HOP_BUCKET, known, anew, now_s)
+        )
 
     async def load(self) -> None:
         """Learn from the rows when each bucket is due. Once, before the first claim."""

@@ -274,6 +274,17 @@ def change_recipients(
     connection.execute(update(recipient).where(_rows(message_id, numbers)).values(**values))
 
 
+def change_keys_except(
+    connection: Connection, bucket: int, known: Collection[MailboxKey], key: MailboxKey, now_s: float
+) -> int:
+    """Give `key` to the rows of a bucket that have none of the known ones, and make them due. Rows that may be on their
+    way (active, unknown) stay. Returns how many were changed."""
+    moving = (_ACTIVE, RecipientState.UNKNOWN.value)
+    lost = and_(recipient.c.bucket == bucket, recipient.c.mailbox_key.not_in(known), recipient.c.state.not_in(moving))
+    values = {"mailbox_key": key, "node_user": recipient.c.address, "next_attempt_s": now_s}
+    return connection.execute(update(recipient).where(lost).values(**values)).rowcount
+
+
 def states_of(connection: Connection, keys: Sequence[tuple[MessageId, int]]) -> list[Row[Any]]:
     """What a verb must know of these rows, as they are now."""
     columns = recipient.c
