@@ -79,9 +79,11 @@ class FakeIntake:
     before_reply: Callable[[], Any] | None = None
     rcpt_gate: asyncio.Event | None = None
     screening: Screening | None = None
+    earlier: list[tuple[Finding, ...]] = field(default_factory=list)
 
     def begin(self, request: MailRequest, earlier: tuple[Finding, ...] = ()) -> "FakeTransaction | Reply":
         self.begun += 1
+        self.earlier.append(earlier)
         return self.at_mail or FakeTransaction(self, request)
 
 
