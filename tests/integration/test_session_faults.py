@@ -139,6 +139,18 @@ def test_the_register_is_whole_again_after_a_death_of_the_keeper_or_a_worker(
     wait_until(lambda: len(cluster.sessions(user)) == alive_count, LIMIT_S, "the living sessions only")
 
 
+def test_sessions_from_before_a_reload_can_still_be_ended(cluster: SessionCluster, clients: Clients) -> None:
+    """A reload brings new workers; sessions go on in the old ones, listed as before, and are ended by name."""
+    user = cluster.at("store1")
+    before = clients.log_in("imap", user)
+    assert cluster.server.reload()
+    clients.log_in("pop3", user)
+    assert before.answers()
+    assert {row["protocol"] for row in cluster.sessions(user)} == {"imap", "pop3"}
+    assert kick(cluster, "--user", user) == 2
+    assert before.rest().startswith(BYE["imap"])
+
+
 def test_a_login_waits_for_a_home_that_is_down(
     cluster: SessionCluster, clients: Clients, nodes: Sequence[DovecotNode]
 ) -> None:
