@@ -119,7 +119,7 @@ def connections(lab: Lab, count: int) -> Figures:
 def stalled_uploads(lab: Lab, count: int) -> Figures:
     """Uploads of 50 MB that stopped after 200 KB: memory of all processes."""
     spec = {"kind": "stall", "count": count, "parallel": 20, "size": 200_000}
-    sample = held(lab.system("mailfront"), spec)
+    sample = held(lab.system("mailfront-large-spool"), spec)
     return {"memory_mib": sample.extra["memory_mib"], "each_kib": sample.extra["each_kib"]}
 
 

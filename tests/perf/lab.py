@@ -94,6 +94,10 @@ class Lab:
             ),
             "mailfront-nodes-down": lambda: Mailfront(self._down("mailfront-nodes-down"), name="mailfront-nodes-down"),
             "postfix-nodes-down": lambda: Postfix(self._down("postfix-nodes-down"), name="postfix-nodes-down"),
+            # Room for every upload that the clients announce.
+            "mailfront-large-spool": lambda: Mailfront(
+                self.sinks.ports, name="mailfront-large-spool", settings={"limits": {"body_disk": "100GiB"}}
+            ),
             "mailfront-5-filters": lambda: self._filtered(5),
             "mailfront-dnsbl": self._listing,
             "mailfront-imap": lambda: self._imap_mailfront("mailfront-imap", "directory"),

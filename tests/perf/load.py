@@ -16,7 +16,7 @@ from tests.support.postfix import smtp_source
 from tests.support.processes import wait_until
 
 DRAIN_LIMIT_S = 120.0
-GENERATOR_LIMIT_S = 150.0
+GENERATOR_LIMIT_S = 270.0
 CONNECTIONS_COUNT = 20
 
 
