@@ -13,6 +13,7 @@ from mailfront.admin.client import AdminClient
 from mailfront.admin.errors import AdminError, NotRunning
 from mailfront.base.clock import SystemClock
 from mailfront.base.errors import ConfigError
+from mailfront.config.check_filters import check_filters
 from mailfront.config.check_local import check_account, check_files, check_folders, check_listeners
 from mailfront.config.check_nodes import check_nodes
 from mailfront.config.check_outbound import check_outbound
@@ -33,7 +34,7 @@ def check(configuration: Configuration, *, step: Callable[[str], None] = lambda 
     findings += check_files(configuration)
     step("the listeners")
     findings += check_listeners(configuration, addresses_in_use(configuration))
-    step("the directory, the nodes and the servers for other mail")
+    step("the directory, the nodes, the scanners and the servers for other mail")
     findings += asyncio.run(_check_outside(configuration))
     return findings
 
@@ -53,10 +54,13 @@ def addresses_in_use(configuration: Configuration) -> frozenset[str]:
 
 
 async def _check_outside(configuration: Configuration) -> list[Finding]:
-    directory, nodes, others = await asyncio.gather(
-        _check_directory(configuration), check_nodes(configuration), check_outbound(configuration)
+    directory, nodes, others, filters = await asyncio.gather(
+        _check_directory(configuration),
+        check_nodes(configuration),
+        check_outbound(configuration),
+        check_filters(configuration),
     )
-    return [*directory, *nodes, *others]
+    return [*directory, *nodes, *others, *filters]
 
 
 async def _check_directory(configuration: Configuration) -> list[Finding]:
