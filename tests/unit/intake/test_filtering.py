@@ -1,6 +1,8 @@
 """What filters rule becomes replies, rows and copies: nothing that they hold back is delivered, nothing is lost."""
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -167,3 +169,26 @@ async def test_an_added_recipient_has_no_reply_of_its_own() -> None:
     assert said == ["250 2.0.0 ID delivered"]
     assert fanout.wanted == [(0, 1)]
     assert [row.address for row in queue.rows] == ["archive.store2@a.edu"]
+
+
+class Never(Filter):
+    """Does not answer."""
+
+    async def data(self, message: Message) -> Verdict:
+        await asyncio.Event().wait()
+        raise AssertionError("not reached")
+
+
+async def test_a_message_that_nobody_has_looked_at_by_the_deadline_is_not_accepted() -> None:
+    """451 whatever `on_error` says, and nobody has been delivered to."""
+    queue, fanout = NotedQueue(), ScriptedFanout([DELIVERED])
+    intake = intake_of(fanout, queue)
+    intake.policy = replace(intake.policy, deadline_s=0.05)
+    settings = FilterSettings(name="slow", kind="test", on_error="accept")
+    step = Step(0, settings, frozenset({Stage.DATA}), Never())
+    intake.screening = Screening(Chain([step], {}), "mx1.example.edu")
+    transaction = await begun(intake, "ana")
+    (answer,) = await transaction.commit(BODY, protocol="ESMTP", per_recipient=False)
+    assert str(answer) == "451 4.3.0 the message could not be checked in time, try again later"
+    assert fanout.wanted == []
+    assert queue.rows == []
