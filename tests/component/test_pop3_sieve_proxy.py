@@ -7,10 +7,13 @@ from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mailfront.base.secret import Secret
+from mailfront.base.tasks import cancel_and_wait, spawn
+from mailfront.sessions import client as client_module
 from mailfront.sessions.dialects import DIALECTS
 from mailfront.sessions.flow import Master
 from mailfront.sessions.glance import glance_at
@@ -46,27 +49,38 @@ class Node:
     port: int = 0
     lines: list[bytes] = field(default_factory=list)
     hold: asyncio.Event | None = None
+    serving: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = spawn(self.serve(reader, writer), name="node")
+        self.serving.add(task)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(self.answers[b""])
-        with contextlib.suppress(OSError):
+        try:
             while line := (await reader.readline()).rstrip(b"\r\n"):
                 self.lines.append(line)
                 word = line.split(b" ")[0]
                 if word in (b"AUTH", b"AUTHENTICATE") and self.hold is not None:
                     await self.hold.wait()
                 writer.write(self.answers.get(word, b"-ERR\r\n"))
-        writer.close()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 @contextlib.asynccontextmanager
 async def node_with(role: str, changes: Mapping[bytes, bytes] | None = None) -> AsyncIterator[Node]:
     """A node that is good but for what is changed."""
     node = Node({**GOOD[role], **(changes or {})})
-    server = await asyncio.start_server(node.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(node.accept, "127.0.0.1", 0)
     node.port = server.sockets[0].getsockname()[1]
     yield node
     server.close()
+    await cancel_and_wait(*node.serving)
 
 
 def greeting_lines(role: str) -> int:
@@ -222,3 +236,47 @@ async def test_a_node_that_does_not_serve_is_seen(role: str, changes: dict[bytes
 def endpoint(node: Node) -> NodeEndpoint:
     """Where it listens."""
     return NodeEndpoint(host="127.0.0.1", port=node.port, path="", tls="off", server_name="localhost")
+
+
+@pytest.mark.parametrize("role", ["pop3", "sieve"])
+@pytest.mark.parametrize(("plaintext", "is_taken"), [("never", False), ("loopback", True), ("always", True)])
+async def test_a_password_in_clear_is_taken_where_the_settings_say(
+    tmp_path: Path, role: str, plaintext: str, is_taken: bool
+) -> None:
+    """`never` means never, also from this machine; the client hears so before a node is asked."""
+    settings = login_settings(plaintext=plaintext)
+    async with (
+        node_with(role) as node,
+        session_front(tmp_path, {"store1": node.port}, role=role, login=settings) as front,
+    ):
+        client = await front.connect()
+        for _ in range(greeting_lines(role)):
+            await client.line()
+        answer = await client.ask(LOGIN[role])
+        assert ("in" in answer and bool(node.lines)) is is_taken, answer
+        assert answer.startswith(("+OK", "OK") if is_taken else ("-ERR a password", "NO (ENCRYPT-NEEDED)"))
+        await client.close()
+
+
+@pytest.mark.parametrize("name", ["ana", "nobody", "nobody@elsewhere.example", "sue"])
+async def test_every_wrong_login_is_answered_after_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Known, unknown, foreign and suspended names alike: what is left of `failure_delay` is waited for."""
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    async with node_with("pop3") as node:
+        settings = login_settings(failure_delay=1000.0)
+        async with session_front(tmp_path, {"store1": node.port}, role="pop3", login=settings) as front:
+            client = await front.connect()
+            await client.line()
+            monkeypatch.setattr(client_module, "asyncio", SimpleNamespace(sleep=wait))
+            assert (await client.ask(f"USER {name}")).startswith("+OK")
+            assert (await client.ask("PASS wrong")).startswith("-ERR [AUTH] ")
+            monkeypatch.undo()
+            assert len(waits) == 1
+            assert 0.0 < waits[0] <= 1000.0
+            await client.close()
