@@ -130,12 +130,12 @@ class ImapNodeLogin:
             self._tagged(line)
 
     def _greeting(self, line: bytes) -> None:
-        said = parse_status(line[2:]) if line.startswith(b"* ") else None
-        if said is not None and said.status is Status.BYE:
+        if line[:5].upper() not in (b"* OK", b"* OK "):
+            said = parse_status(line[2:]) if line.startswith(b"* ") else None
+            if said is None or said.status is not Status.BYE:
+                raise RemoteProtocolError(f"not a greeting that can be used: {printable(line, 80)}")
             self._end(TryLater(said.code, said.text))
             return
-        if said is None or said.status is not Status.OK:
-            raise RemoteProtocolError(f"not a greeting that can be used: {printable(line, 80)}")
         if self._starttls:
             self.position = "starttls"
             self._events.append(ToNode(b"s STARTTLS\r\n"))
@@ -214,6 +214,8 @@ class ImapNodeLogin:
 
     def _tagged(self, line: bytes) -> None:
         tag, _, rest = line.partition(b" ")
+        if tag == b"i" and rest[:3] == b"OK " and self.position == "login":
+            return
         said = parse_status(rest)
         if said is None or said.status in (Status.PREAUTH, Status.BYE):
             raise RemoteProtocolError(f"not the end of a command: {printable(line, 80)}")

@@ -28,6 +28,7 @@ from mailfront.directory.canonical import canonical_text
 from mailfront.directory.logins import Denied, LoginAnswer
 from mailfront.mail.address import Address
 from mailfront.mail.names import NodeId
+from mailfront.net.host_addresses import HostAddresses
 from mailfront.protocol.login_dialogue import (
     ClientIdentity,
     LoggedIn,
@@ -126,6 +127,7 @@ class Logins:
         self._doors = doors
         self._abilities = abilities
         self._endpoints = endpoints
+        self._hosts = HostAddresses()
         self._context = context
         self._settings = settings
         self._node_user = node_user
@@ -219,7 +221,9 @@ class Logins:
             trail.position = Position.CONNECT
             core = dialect.node(credentials, client, endpoint.tls == "starttls")
             try:
-                wire, answer = await log_in_at(endpoint, core, self._context, timeout_s=self._settings.node_timeout)
+                wire, answer = await log_in_at(
+                    endpoint, core, self._hosts, self._context, timeout_s=self._settings.node_timeout
+                )
             except NodeTrouble as trouble:
                 trail.position, trail.reason = _AT_NODE[trouble.position], str(trouble)
                 if trail.position not in _BEFORE_ANY_CLIENT:

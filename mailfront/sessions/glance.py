@@ -6,6 +6,7 @@ It shows that the port serves, and what the node can do. Nobody is logged in, so
 import ssl
 
 from mailfront.base.secret import Secret
+from mailfront.net.host_addresses import HostAddresses
 from mailfront.protocol.login_dialogue import (
     ClientIdentity,
     NodeCredentials,
@@ -27,7 +28,7 @@ async def glance_at(
 ) -> frozenset[str]:
     """What the node can do. Raises NodeTrouble if it does not serve. Cancellation closes the connection."""
     core = _LeavesBeforeLogin(dialect.node(_NOBODY, _NOT_A_CLIENT, endpoint.tls == "starttls"))
-    wire, answer = await log_in_at(endpoint, core, context, timeout_s=timeout_s)
+    wire, answer = await log_in_at(endpoint, core, HostAddresses(), context, timeout_s=timeout_s)
     assert wire.transport is not None
     wire.transport.close()
     if answer is not _SEEN:

@@ -11,13 +11,15 @@ import asyncio
 import socket
 import ssl
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from mailfront.base.errors import RemoteProtocolError, Unavailable
 from mailfront.base.printable import printable
 from mailfront.cluster.settings import NodePort, NodeSettings
+from mailfront.net.host_addresses import HostAddresses
 from mailfront.protocol.login_dialogue import LoggedIn, NodeLogin, Rejected, StartTls, ToNode, TryLater
 
+CONNECT_WITHIN_S = 5.0
 KEEPALIVE_IDLE_S = 60
 UNACKNOWLEDGED_MS = 90_000
 
@@ -57,13 +59,14 @@ class NodeEndpoint:
 class NodeWire(asyncio.Protocol):
     """Carries one login dialogue. After `LoggedIn` it only keeps what comes, until the relay takes over."""
 
-    __slots__ = ("_core", "_ended", "_text", "_waiter", "answer", "leftover", "transport", "wants_tls")
+    __slots__ = ("_core", "_early", "_ended", "_text", "_waiter", "answer", "leftover", "transport", "wants_tls")
 
     def __init__(self, core: NodeLogin) -> None:
         self._core = core
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
         self._text = ""
+        self._early: list[bytes] | None = None
         self.transport: asyncio.Transport | None = None
         self.answer: Answer | None = None
         self.wants_tls = False
@@ -77,6 +80,9 @@ class NodeWire(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         if self.answer is not None:
             self.leftover += data
+            return
+        if self._early is not None:
+            self._early.append(data)
             return
         self._core.receive(data)
         self.serve()
@@ -134,6 +140,8 @@ class NodeWire(asyncio.Protocol):
     async def start_tls(self, context: ssl.SSLContext, server_name: str, timeout_s: float) -> None:
         """Shake hands, then go on with the dialogue. Raises NodeTrouble."""
         assert self.transport is not None
+        # A node may speak inside TLS before we have seen the end of the handshake.
+        self._early = []
         try:
             transport = await asyncio.get_running_loop().start_tls(
                 self.transport, self, context, server_hostname=server_name, ssl_handshake_timeout=timeout_s
@@ -143,20 +151,22 @@ class NodeWire(asyncio.Protocol):
             self.transport = transport
             self.wants_tls = False
             self._core.tls_started()
+            early, self._early = self._early, None
         except (OSError, TimeoutError, RemoteProtocolError) as error:
             raise NodeTrouble("tls", _reason(error)) from error
+        self._core.receive(b"".join(early))
         self.serve()
 
 
 async def log_in_at(
-    endpoint: NodeEndpoint, core: NodeLogin, context: ssl.SSLContext, *, timeout_s: float
+    endpoint: NodeEndpoint, core: NodeLogin, hosts: HostAddresses, context: ssl.SSLContext, *, timeout_s: float
 ) -> tuple[NodeWire, Answer]:
     """Connect and log in. Raises NodeTrouble."""
     wire = NodeWire(core)
     limit = asyncio.timeout(timeout_s)
     try:
         async with limit:
-            await _connect(wire, endpoint, context, timeout_s)
+            await _connect(wire, endpoint, hosts, context)
             await wire.until_answered()
             if wire.wants_tls:
                 await wire.start_tls(context, endpoint.server_name, timeout_s)
@@ -173,25 +183,30 @@ async def log_in_at(
         raise
 
 
-async def _connect(wire: NodeWire, endpoint: NodeEndpoint, context: ssl.SSLContext, timeout_s: float) -> None:
+async def _connect(wire: NodeWire, endpoint: NodeEndpoint, hosts: HostAddresses, context: ssl.SSLContext) -> None:
     loop = asyncio.get_running_loop()
     try:
-        if endpoint.path:
-            await loop.create_unix_connection(lambda: wire, endpoint.path)
-            return
-        if endpoint.tls == "implicit":
-            await loop.create_connection(
-                lambda: wire,
-                endpoint.host,
-                endpoint.port,
-                ssl=context,
-                server_hostname=endpoint.server_name,
-                ssl_handshake_timeout=timeout_s,
-            )
-        else:
-            await loop.create_connection(lambda: wire, endpoint.host, endpoint.port)
+        async with asyncio.timeout(CONNECT_WITHIN_S):
+            if endpoint.path:
+                await loop.create_unix_connection(lambda: wire, endpoint.path)
+                return
+            tls: dict[str, Any] = {}
+            if endpoint.tls == "implicit":
+                tls = {"ssl": context, "server_hostname": endpoint.server_name}
+            addresses = await hosts.of(endpoint.host)
+            for number, address in enumerate(addresses, 1):
+                try:
+                    await loop.create_connection(lambda: wire, address, endpoint.port, **tls)
+                    break
+                except ssl.SSLError:
+                    raise
+                except OSError:
+                    if number == len(addresses):
+                        raise
     except ssl.SSLError as error:
         raise NodeTrouble("tls", _reason(error)) from error
+    except TimeoutError as error:
+        raise NodeTrouble("connect", f"no connection within {CONNECT_WITHIN_S:g} s") from error
     except OSError as error:
         raise NodeTrouble("connect", _reason(error)) from error
     assert wire.transport is not None
