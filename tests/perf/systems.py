@@ -167,7 +167,9 @@ class Mailfront:
         for key in ("handoff_mailbox", "handoff_password_file", "secret_file", "master_user", "master_password_file"):
             del storage[key]
         storage["secondaries"] = 0
-        self.server.change({"limits": {"connections": 20000, "connections_per_ip": 20000}})
+        self.server.change(
+            {"limits": dict.fromkeys(("connections", "connections_per_ip", "sessions", "sessions_per_ip"), 20000)}
+        )
         self.server.change(settings or {})
 
     def start(self) -> None:
