@@ -9,6 +9,7 @@ process together, so that a long list does not keep the directory from everybody
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from mailfront.base.printable import printable
 from mailfront.directory.answers import Answer, Audience, CannotSay, Found, Member, NoSuch
@@ -25,6 +26,8 @@ AT_ONCE = 16
 _YIELD_EVERY = 256
 """Warm answers do not yield by themselves: five thousand of them would hold the loop for longer than it should."""
 
+T = TypeVar("T")
+R = TypeVar("R")
 Who = Callable[[Member], Awaitable[Answer]]
 MakeTarget = Callable[[Box, RecipientOptions], Awaitable[Target | Reply]]
 RaiseAlarm = Callable[[str, str], None]
@@ -114,42 +117,49 @@ class Expander:
         has_owner = any(box.owner is not None for box in boxes) or any(away.owner is not None for away in aways)
         is_told = (has_owner or not is_single) and notify_wants(options.notify, NoticeKind.DELIVERED)
         through_queue = is_told or len(boxes) > CUT_THROUGH_MOST
-        for number, box in enumerate(boxes):
-            target = await self._target_of(box, NO_OPTIONS if _address_of(box.owner) else passed_on)
+
+        async def home_of(box: Box) -> Target | Reply:
+            return await self._target_of(box, NO_OPTIONS if _address_of(box.owner) else passed_on)
+
+        for box, target in zip(boxes, await self._each(boxes, home_of), strict=True):
             if isinstance(target, Target):
                 name = target.address if box.via else address
                 leaves.append(replace(target, address=name, through_queue=through_queue))
             elif target.is_transient:
                 return target
-            if number % _YIELD_EVERY == _YIELD_EVERY - 1:
-                await asyncio.sleep(0)
         leaves += [_hop_leaf(away, passed_on) for away in aways]
         return leaves or _leads_nowhere(address, expansion)
 
     async def _ask(self, questions: Sequence[Question]) -> list[Found | NoSuch] | CannotSay:
-        """All the answers in order, or the first that cannot be given."""
-        answers: dict[int, Found | NoSuch] = {}
+        """All the answers in order, or the first that cannot be given: then the others are not waited for."""
         unknown: list[CannotSay] = []
-        left = iter(enumerate(questions))
+
+        async def one(question: Question) -> Found | NoSuch | CannotSay:
+            answer = unknown[0] if unknown else await self._who(question.name)
+            if isinstance(answer, CannotSay):
+                unknown.append(answer)
+            return answer
+
+        answers = await self._each(questions, one)
+        return unknown[0] if unknown else [answer for answer in answers if not isinstance(answer, CannotSay)]
+
+    async def _each(self, items: Sequence[T], call: Callable[[T], Awaitable[R]]) -> list[R]:
+        """Call for each, a few at a time; the results in order. What does not wait is done without a detour."""
+        results: dict[int, R] = {}
+        left = iter(enumerate(items))
 
         async def work() -> None:
-            for number, question in left:
+            for number, item in left:
                 async with self._turns:
-                    answer = await self._who(question.name)
-                if isinstance(answer, CannotSay):
-                    unknown.append(answer)
-                if unknown:
-                    return
-                assert not isinstance(answer, CannotSay)
-                answers[number] = answer
+                    results[number] = await call(item)
                 if number % _YIELD_EVERY == _YIELD_EVERY - 1:
                     await asyncio.sleep(0)
 
-        if len(questions) == 1:
+        if len(items) == 1:
             await work()
         else:
-            await asyncio.gather(*(work() for _ in range(min(AT_ONCE // 2, len(questions)))))
-        return unknown[0] if unknown else [answers[number] for number in range(len(questions))]
+            await asyncio.gather(*(work() for _ in range(min(AT_ONCE // 2, len(items)))))
+        return [results[number] for number in range(len(items))]
 
     async def _refused_at(self, gate: Gate, sender: Address | None) -> Reply | None:
         """Whether a group does not take mail of this sender. The sender may be forged: this keeps honest people out."""
