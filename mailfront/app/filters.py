@@ -10,7 +10,9 @@ from mailfront.config.model import Configuration
 from mailfront.directory.directory import Directory
 from mailfront.filters.breaker import Breaker
 from mailfront.filters.chain import Surroundings, build_chain
+from mailfront.filters.counting.client import SERVICE, CounterClient
 from mailfront.mail.address import parse_path
+from mailfront.net.channel import Channel
 from mailfront.observe import metrics
 from mailfront.observe.health import HealthTable, State
 from mailfront.observe.log import get
@@ -18,7 +20,7 @@ from mailfront.observe.log import get
 log = get("filters")
 
 
-def filter_surroundings(config: Configuration, clock: Clock, news: KeeperNews) -> Surroundings:
+def filter_surroundings(config: Configuration, clock: Clock, news: KeeperNews, keeper: Channel) -> Surroundings:
     """The surroundings of a worker's filters."""
 
     def breaker_changed(name: str, breaker: Breaker) -> None:
@@ -34,6 +36,7 @@ def filter_surroundings(config: Configuration, clock: Clock, news: KeeperNews) -
         hostname=config.server.hostname,
         clock=clock,
         local_domains=frozenset(config.domains.local),
+        services={SERVICE: CounterClient(keeper)},
         breaker_changed=breaker_changed,
     )
 

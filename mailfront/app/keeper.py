@@ -45,6 +45,7 @@ from mailfront.delivery.relay import Relay
 from mailfront.delivery.transaction import Delivery
 from mailfront.directory.directory import Directory
 from mailfront.directory.settings import LdapSettings
+from mailfront.filters.counting.service import CounterService
 from mailfront.mail.names import NodeId
 from mailfront.mail.next_hop import RELAY
 from mailfront.net.body import BodyBudget
@@ -163,6 +164,7 @@ class Keeper:
         )
         self._sessions = SessionDesk(self._channel)
         self._filters = keeper_filters(config, self._desk.filter_health, self._directory, clock)
+        self._counters = CounterService(store)
         self._watch = HealthWatch(self._health, registry, store, self._directory, self._handoffs, config)
         self._housekeeping = Housekeeping(
             store, self._queue, self._handoffs, config, owner=self._owner, wake=self._wake
@@ -238,6 +240,8 @@ class Keeper:
         self._service.serve(self._channel)
         self._desk.serve()
         self._sessions.serve()
+        await self._counters.load()
+        self._counters.serve(self._channel)
         self._channel.start()
         await self._service.start()
         work: list[Coroutine[Any, Any, None]] = [
@@ -246,6 +250,7 @@ class Keeper:
             self._desk.run(),
             self._watch.run(),
             self._housekeeping.run(),
+            self._counters.run(),
             self._store.ended(),
         ]
         work += [part.run() for part in (self._drain, self._scan) if part is not None]
@@ -281,6 +286,7 @@ class Keeper:
             await self._http.close()
         self._channel.close()
         await self._service.close()
+        await self._counters.close()
         await self._delivery.close(1.0)
         await self._to_routes.close(1.0)
         if self._relay is not None:

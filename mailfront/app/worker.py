@@ -99,7 +99,7 @@ class Worker:
         self._locator = WorkerLocator(
             self._received, self._states, self._keeper, self._news, self._clock, config.storage.secondaries
         )
-        self._chain = build_chain(config.filter, filter_surroundings(config, self._clock, self._news))
+        self._chain = build_chain(config.filter, filter_surroundings(config, self._clock, self._news, self._keeper))
         self._tls = ServerTls(config.tls) if config.tls is not None else None
         listening: dict[int, list[socket.socket]] = {}
         for index, fd in orders.listeners:

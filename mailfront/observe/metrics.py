@@ -146,6 +146,9 @@ FILTERS_SECONDS = Histogram(
     _FILTER_SECONDS,
     filter=FROM_CONFIGURATION,
 )
+FILTERS_COUNTERS = Gauge(
+    "mailfront_filters_counters_count", "Keys that the filters greylist and rate count under.", "livemax"
+)
 FILTERS_BREAKER_OPEN = Gauge(
     "mailfront_filters_breaker_open_count",
     "Processes in which this host of a filter is not called because it does not answer.",

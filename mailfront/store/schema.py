@@ -164,6 +164,16 @@ counter = Table(
     Column("value", BigInteger, nullable=False),
 )
 
+tally = Table(
+    "tally",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("at_s", Double, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("expires_s", Double, nullable=False),
+    Index("tally_expiry", "expires_s"),
+)
+
 audit = Table(
     "audit",
     metadata,
