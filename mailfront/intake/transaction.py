@@ -18,10 +18,9 @@ from mailfront.base.ids import MessageId, new_message_id
 from mailfront.base.tasks import spawn
 from mailfront.delivery.transaction import LmtpAttempt
 from mailfront.filters.contract import Finding, Mail, Recipient
-from mailfront.filters.edits import Edited
 from mailfront.intake.ahead import CommittedAhead, is_tried_now, needs_queue
 from mailfront.intake.fanout import Fanout, FanoutResult
-from mailfront.intake.filtering import Screened, Screening, bound_to, leaves_of, mailbox_fates
+from mailfront.intake.filtering import Screened, Screening, bound_to, mailbox_fates
 from mailfront.intake.fold import Decision, fold
 from mailfront.intake.full_mailboxes import FullMailboxes
 from mailfront.intake.kept import Keeping
@@ -29,9 +28,10 @@ from mailfront.intake.leaves import WAITS, Expanded, Leaf, Target
 from mailfront.intake.recipients import Recipients
 from mailfront.intake.remembered import Mailbox, RememberedTable, body_sha256
 from mailfront.intake.report import MOST_RECIPIENTS_SHOWN, Stages, identity, report_message, report_refused
-from mailfront.intake.trace_header import message_header, received_count, trace_lines, with_trace, without_our_fields
+from mailfront.intake.trace_header import message_header, received_count, trace_lines
+from mailfront.intake.versions import look_up_added, queue_versions, traced
 from mailfront.mail.address import Address
-from mailfront.mail.body import BodyRef, PrefixedBody
+from mailfront.mail.body import BodyRef
 from mailfront.mail.envelope import Envelope, RecipientOptions
 from mailfront.mail.names import NodeId, NodeUser
 from mailfront.mail.outcome import Delivered, Fate, HandedOff, Split
@@ -44,9 +44,6 @@ from mailfront.queue.port import QueuePort
 log = get("intake")
 
 _NO_QUEUE = "our queue cannot keep mail now, try again later"
-_NO_RECIPIENT = "a further recipient cannot be looked up now, try again later"
-_ADDED = RecipientOptions(notify="NEVER")
-"""The sender named nobody whom a filter adds, so he is not told what becomes of that copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,9 +210,9 @@ class Transaction:
             screened = await self._screen(intake.screening, envelope, header, body, deadline_s, per_recipient)
             if screened.refusal is not None:
                 return self._refuse(envelope, body, screened.refusal, per_recipient=per_recipient)
-        traced = _traced(body, header, self._trace_lines(envelope), screened.edited)
+        outgoing = traced(body, header, self._trace_lines(envelope), screened.edited)
         homes = {leaf.placement.home for leaf in self._leaves if isinstance(leaf, Target)}
-        if (len(homes) > 1 or self._needs_queue) and not intake.queue.gate_is_open(traced.size_bytes):
+        if (len(homes) > 1 or self._needs_queue) and not intake.queue.gate_is_open(outgoing.size_bytes):
             return self._refuse(envelope, body, reply(451, "4.3.0", _NO_QUEUE), per_recipient=per_recipient)
         sha256, known = self._known_deliveries(body)
         fates = mailbox_fates(self._recipients, screened.fates)
@@ -224,7 +221,7 @@ class Transaction:
         ahead: CommittedAhead | None = None
         if self._needs_queue:
             ahead = CommittedAhead(intake.keeping, intake.queue, self._accepted, self._leaves, self._recipients, fates)
-            nothing = await ahead.commit(envelope, traced, header, known, per_recipient=per_recipient)
+            nothing = await ahead.commit(envelope, outgoing, header, known, per_recipient=per_recipient)
             if nothing is not None:
                 return self._refuse(envelope, body, nothing, per_recipient=per_recipient)
             fates = ahead.fates
@@ -235,7 +232,7 @@ class Transaction:
         ]
         result = FanoutResult(outcomes=[WAITS] * len(self._leaves))
         if wanted:
-            result = await intake.fanout.run(envelope, traced, self._leaves, wanted, deadline_s)
+            result = await intake.fanout.run(envelope, outgoing, self._leaves, wanted, deadline_s)
         stages.delivered_s = intake.clock.monotonic_s()
         outcomes: list[Fate] = [
             fates.get(index) or known.get(index) or outcome for index, outcome in enumerate(result.outcomes)
@@ -244,7 +241,7 @@ class Transaction:
             intake.full.learn(zip((leaf.mailbox_key for leaf in self._leaves), outcomes, strict=True))
         if ahead is None:
             decision = fold(self.id, self._recipients, outcomes, per_recipient=per_recipient, asked_count=asked_count)
-            replies = await self._keep(envelope, body, traced, outcomes, result, decision)
+            replies = await self._keep(envelope, body, outgoing, outcomes, result, decision)
         else:
             replies = await ahead.finish(
                 self.id, outcomes, result, per_recipient=per_recipient, asked_count=asked_count
@@ -281,14 +278,12 @@ class Transaction:
             envelope, header, body, recipients, self._findings, deadline_s=deadline_s, per_recipient=per_recipient
         )
         self._findings = screened.findings
-        for address in screened.added:
-            answer = await self._intake.recipients.resolve(address, _ADDED, self._request.reverse_path)
-            if isinstance(answer, Reply):
-                log.warning("a filter's recipient cannot be added", id=self.id, address=str(address), reply=str(answer))
-                if answer.is_transient:
-                    return Screened(findings=screened.findings, refusal=reply(451, "4.3.0", _NO_RECIPIENT))
-            else:
-                self._take(answer)
+        if screened.added:
+            added = await look_up_added(self._intake.recipients, screened.added, self._request.reverse_path, self.id)
+            if isinstance(added, Reply):
+                return Screened(findings=screened.findings, refusal=added)
+            for target in added:
+                self._take(target)
         self._stages.filtered_s = self._stages.delivered_s = self._intake.clock.monotonic_s()
         return screened
 
@@ -301,25 +296,23 @@ class Transaction:
         fates: dict[int, Fate],
         known: Collection[int],
     ) -> bool:
-        """Commit the versions that only some recipients get, each as a message of its own, before anything is
-        delivered. Their leaves get the fate `Split`. Returns False if the queue could not keep one of them."""
-        for variant in screened.variants:
-            indexes = [index for index in leaves_of(variant, self._recipients) if index not in known]
-            if not indexes:
-                continue
-            part = replace(envelope, id=new_message_id(self._intake.clock.wall_s()))
-            traced = _traced(body, header, self._trace_lines(part), variant.edited)
-            retained = {place: fates[index] for place, index in enumerate(indexes) if index in fates}
-            leaves = [self._leaves[index] for index in indexes]
-            try:
-                await self._intake.keeping.commit_ahead(
-                    part, traced, leaves, tried=(), left_out=(), fates=retained, told=()
-                )
-            except (Unavailable, OSError) as error:
-                log.warning("a version of a message cannot be queued", id=self.id, reason=str(error))
-                self._remember(fates, body_sha256(body))
-                return False
-            fates.update(dict.fromkeys(indexes, Split(part.id)))
+        """Queue the versions that only some recipients get. Returns False if one of them cannot be kept."""
+        try:
+            await queue_versions(
+                self._intake.keeping,
+                screened.variants,
+                envelope,
+                self._leaves,
+                self._recipients,
+                fates,
+                known,
+                lambda part, edited: traced(body, header, self._trace_lines(part), edited),
+                lambda: new_message_id(self._intake.clock.wall_s()),
+            )
+        except (Unavailable, OSError) as error:
+            log.warning("a version of a message cannot be queued", id=self.id, reason=str(error))
+            self._remember(fates, body_sha256(body))
+            return False
         return True
 
     def _mail_view(self) -> Mail:
@@ -470,13 +463,6 @@ class Transaction:
         """Wait for the answer to a dot that was sent before the deadline, and write it into the rows."""
         outcomes = await attempt.result()
         await self._intake.queue.settle(self.id, dict(zip(indexes, outcomes, strict=True)))
-
-
-def _traced(body: BodyRef, header: bytes, lines: bytes, edited: Edited | None) -> BodyRef:
-    """The message as it travels on: our own lines in front, and the filters' edits made."""
-    if edited is None:
-        return with_trace(body, header, lines)
-    return PrefixedBody(edited.top + lines + without_our_fields(edited.header), edited.rest)
 
 
 def _mailbox(leaf: Leaf) -> Mailbox:
