@@ -17,6 +17,7 @@ from mailfront.config.check_filters import check_filters
 from mailfront.config.check_local import check_account, check_files, check_folders, check_listeners
 from mailfront.config.check_nodes import check_nodes
 from mailfront.config.check_outbound import check_outbound
+from mailfront.config.check_sessions import check_sessions
 from mailfront.config.findings import Finding, failed, ok, warning
 from mailfront.config.load import parse
 from mailfront.config.model import Configuration
@@ -54,13 +55,14 @@ def addresses_in_use(configuration: Configuration) -> frozenset[str]:
 
 
 async def _check_outside(configuration: Configuration) -> list[Finding]:
-    directory, nodes, others, filters = await asyncio.gather(
+    directory, nodes, sessions, others, filters = await asyncio.gather(
         _check_directory(configuration),
         check_nodes(configuration),
+        check_sessions(configuration),
         check_outbound(configuration),
         check_filters(configuration),
     )
-    return [*directory, *nodes, *others, *filters]
+    return [*directory, *nodes, *sessions, *others, *filters]
 
 
 async def _check_directory(configuration: Configuration) -> list[Finding]:
