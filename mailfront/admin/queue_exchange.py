@@ -55,6 +55,7 @@ class MessageDocument(_Document):
     envid: _Text | None
     client_ip: _Text
     sha256: _Text
+    sender_proven: bool | None = None
 
     def value(self) -> QueuedMessage:
         """What it says. Raises ValueError."""

@@ -52,6 +52,8 @@ def checked(verdict: object) -> Verdict:
     score = verdict.score
     if score is not None and (not isinstance(score, int | float) or not math.isfinite(score)):
         raise FilterFailed("its score is not a number")
+    if verdict.sender_proven not in (True, False, None):
+        raise FilterFailed("its word about the sender is neither true nor false")
     if len(verdict.edits) > MOST_EDITS:
         raise FilterFailed(f"wants {len(verdict.edits)} edits; {MOST_EDITS} are possible")
     if sum(isinstance(edit, AddRecipient) for edit in verdict.edits) > MOST_ADDED_RECIPIENTS:

@@ -122,6 +122,12 @@ class Screening:
         return _screened(earlier + findings, recipients, headers, body, per_recipient=per_recipient)
 
 
+def sender_proven(findings: Sequence[Finding]) -> bool | None:
+    """What the filters together say about the reverse-path: a denial counts more than a proof. See `Verdict`."""
+    words = {each.verdict.sender_proven for each in findings if not each.shadow}
+    return False if False in words else True if True in words else None
+
+
 def bound_to(findings: Sequence[Finding], index: int) -> tuple[Finding, ...]:
     """Findings of stage `rcpt` that say something, as findings about the recipient with that index."""
     return tuple(

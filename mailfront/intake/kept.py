@@ -116,6 +116,7 @@ class Keeping:
             ret=envelope.ret,
             envid=envelope.envid,
             client_ip=envelope.client.ip,
+            sender_proven=envelope.sender_proven,
         )
 
     def _row_of(self, index: int, leaf: Leaf, now_s: float) -> QueuedRecipient:

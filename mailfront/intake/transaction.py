@@ -20,7 +20,7 @@ from mailfront.delivery.transaction import LmtpAttempt
 from mailfront.filters.contract import Finding, Mail, Recipient
 from mailfront.intake.ahead import CommittedAhead, is_tried_now, needs_queue
 from mailfront.intake.fanout import Fanout, FanoutResult
-from mailfront.intake.filtering import Screened, Screening, bound_to, mailbox_fates
+from mailfront.intake.filtering import Screened, Screening, bound_to, mailbox_fates, sender_proven
 from mailfront.intake.fold import Decision, fold
 from mailfront.intake.full_mailboxes import FullMailboxes
 from mailfront.intake.kept import Keeping
@@ -210,6 +210,7 @@ class Transaction:
             screened = await self._screen(intake.screening, envelope, header, body, deadline_s, per_recipient)
             if screened.refusal is not None:
                 return self._refuse(envelope, body, screened.refusal, per_recipient=per_recipient)
+            envelope = replace(envelope, sender_proven=sender_proven(screened.findings))
         outgoing = traced(body, header, self._trace_lines(envelope), screened.edited)
         homes = {leaf.placement.home for leaf in self._leaves if isinstance(leaf, Target)}
         if (len(homes) > 1 or self._needs_queue) and not intake.queue.gate_is_open(outgoing.size_bytes):

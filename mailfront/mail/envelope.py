@@ -31,7 +31,7 @@ class Envelope:
     """One message on its way. The body is never in here; it travels beside it as a `BodyRef`.
 
     `reverse_path` None is the null reverse-path. `arrived_s` is wall-clock time at MAIL. `ret` and `envid` are the DSN
-    parameters of MAIL (RFC 3461) as written.
+    parameters of MAIL (RFC 3461) as written. `sender_proven`: see `Verdict`; known after the filters.
     """
 
     id: MessageId
@@ -43,3 +43,4 @@ class Envelope:
     smtputf8: bool = False
     ret: str | None = field(default=None)
     envid: str | None = field(default=None)
+    sender_proven: bool | None = None

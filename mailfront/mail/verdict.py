@@ -95,6 +95,8 @@ class Verdict:
     reason                 for people: the log, `filter test`, the queue row of what is held
     edits                  changes, in order; they are made only if the message is accepted
     score                  what the scanner thought of it, for the log; nothing is decided by it
+    sender_proven          whether the reverse-path's domain vouches for this client: true and false are words of that
+                           domain (SPF, DMARC), None is everything else. Decides who hears of a delivery's fate
     """
 
     action: Action = Action.CONTINUE
@@ -104,6 +106,7 @@ class Verdict:
     reason: str = ""
     edits: tuple[Edit, ...] = ()
     score: float | None = None
+    sender_proven: bool | None = None
 
     @classmethod
     def reject(cls, text: str, *, code: int = 550, enhanced: str = "5.7.1", reason: str = "") -> Self:

@@ -1,10 +1,13 @@
 """Telling senders: from rows that ended to notices in the queue, inside the transaction that ends the rows.
 
+Who is told at all: nobody whose domain denies (by SPF or DMARC) that the message came from it, for then the sender is
+forged and he would hear of what a stranger sent. Clients in `warn_networks` are believed.
+
 | row | notice |
 |---|---|
 | refused for good, or its lifetime is over | failed, unless the sender asked for none (NOTIFY) |
 | delivered, and the sender asked to be told | delivered; relayed where the next hop will not tell |
-| still waiting after `warn_after_s` | delayed, once, to senders of `warn_networks` only |
+| still waiting after `warn_after_s` | delayed, once, to senders who are proven or behind a client of `warn_networks` |
 
 A notice is a message with the null reverse-path to one address whose home nobody knows yet: its next hop is `RESOLVE`.
 About a message that has the null reverse-path itself nobody is told (RFC 5321 section 6.1): a failure of it goes to
@@ -33,6 +36,7 @@ from mailfront.store.writer import Connection
 __all__ = ["Ended", "NoticeKind", "NoticePolicy", "Told", "report_told", "tell"]
 
 MOST_SHOWN = 50
+_FORGED = "the sender's domain denies that it is him"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +49,16 @@ class NoticePolicy:
     double_bounce: str | None = None
     warn_networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
+    def may_tell(self, message: QueuedMessage) -> bool:
+        """Whether anything is told to the sender: not if his domain says that it is not him."""
+        return message.sender_proven is not False or self._is_listed(message)
+
     def may_warn(self, message: QueuedMessage) -> bool:
-        """Whether a delay is told: only where the sender is hardly forged. Failures are told to everybody."""
-        if message.reverse_path is None or not message.client_ip:
+        """Whether a delay is told: only where the sender is hardly forged."""
+        return message.reverse_path is not None and (message.sender_proven is True or self._is_listed(message))
+
+    def _is_listed(self, message: QueuedMessage) -> bool:
+        if not message.client_ip:
             return False
         try:
             client = ip_address(message.client_ip)
@@ -89,6 +100,9 @@ def tell(
         names = tuple(each.row.address for each in group)
         if to is None:
             told.append(_tell_nobody(connection, policy, message, kind, group, names, now_s))
+            continue
+        if not policy.may_tell(message):
+            told.append(Told(about=message.id, notice="", to=to, kind=kind, recipients=names, reason=_FORGED))
             continue
         wanted = [each for each in group if notify_wants(each.row.options.notify, kind)]
         if len(wanted) < len(group):

@@ -19,10 +19,11 @@ class QueueSettings(Settings):
     lifetime: DurationS = Field(default=5 * 86400.0, ge=1)
     """A recipient that could not be delivered for this long is given up, and the sender is told."""
     warn_after: DurationS = Field(default=4 * 3600.0, ge=1)
-    """After this long a sender is told that a message is late, if he may be (`warn_networks`). Mail that is handed off
-    for longer raises an alarm."""
+    """After this long a sender is told that a message is late, if he may be (`warn_networks`, or a filter of kind
+    `auth` that proved him). Mail that is handed off for longer raises an alarm."""
     warn_networks: Networks = ()
-    """Clients whose senders are told when a message is late. Senders are easily forged: name networks of your own."""
+    """Clients whose senders are believed: they are told when a message is late, and of failures whatever SPF and DMARC
+    say. Senders are easily forged: name networks of your own."""
     double_bounce: str | None = None
     """Where failures of messages go that have no sender themselves, such as notices. Absent: they are only recorded as
     an event."""

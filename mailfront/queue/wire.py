@@ -29,6 +29,7 @@ def message_to_wire(message: QueuedMessage) -> Wire:
         "envid": message.envid,
         "client_ip": message.client_ip,
         "sha256": message.sha256,
+        "sender_proven": message.sender_proven,
     }
 
 

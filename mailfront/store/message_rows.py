@@ -38,6 +38,7 @@ MESSAGE_COLUMNS = (
     message.c.envid,
     message.c.client_ip,
     message.c.sha256,
+    message.c.sender_proven,
 )
 
 
@@ -93,6 +94,7 @@ def insert_message(connection: Connection, value: QueuedMessage, state: str, now
             "envid": value.envid,
             "client_ip": value.client_ip,
             "sha256": value.sha256,
+            "sender_proven": value.sender_proven,
         },
     )
 
@@ -137,6 +139,7 @@ def message_from_row(row: Row[Any]) -> QueuedMessage:
         envid=row.envid,
         client_ip=row.client_ip,
         sha256=row.sha256,
+        sender_proven=None if row.sender_proven is None else bool(row.sender_proven),
     )
 
 

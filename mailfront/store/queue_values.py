@@ -39,7 +39,7 @@ class QueuedMessage:
     """One message in the queue, without its body. `reverse_path` None is the null reverse-path.
 
     Times are seconds since 1970. `client_ip` and `sha256` (hex, of the message as the client sent it, or '') are for
-    records only.
+    records only. `sender_proven`: whether the reverse-path's domain vouches for the client (see `Verdict`).
     """
 
     id: MessageId
@@ -53,6 +53,7 @@ class QueuedMessage:
     envid: str | None = None
     client_ip: str = ""
     sha256: str = ""
+    sender_proven: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,6 +48,7 @@ message = Table(
     Column("envid", Text),
     Column("client_ip", Text, nullable=False),
     Column("sha256", Text, nullable=False),
+    Column("sender_proven", Boolean),
     Index("message_sender", "sender_domain", "sender_local", "id"),
     Index("message_expiry", "state", "expires_s", "arrived_s", "size_bytes"),
     Index("message_changed", "state", "changed_s"),

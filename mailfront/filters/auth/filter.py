@@ -3,13 +3,15 @@
 import asyncio
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from mailfront.filters.auth.dkim import ArcResult, SignatureResult, Signed
-from mailfront.filters.auth.dmarc import DmarcResult, author_domains, check_dmarc, load_suffixes
+from mailfront.filters.auth.dmarc import DmarcResult, author_domains, check_dmarc, is_aligned, load_suffixes
 from mailfront.filters.auth.results import FIELD, forged, results_field
 from mailfront.filters.auth.settings import AuthSettings
 from mailfront.filters.auth.spf import SpfResult, check_spf
 from mailfront.filters.contract import Filter, FilterContext, FilterFailed, Message
+from mailfront.mail.address import Address
 from mailfront.mail.body import RestOfBody
 from mailfront.mail.verdict import Edit, InsertHeader, Verdict
 from mailfront.net.dns import DnsAnswer, Resolver, Trouble
@@ -60,7 +62,8 @@ class AuthFilter(Filter):
             *forged(message.headers, self._names),
             InsertHeader(0, FIELD, results_field(self._authserv_id, spf, signatures, dmarc, arc)),
         )
-        return self._decide(message, dmarc, arc, Verdict(edits=edits))
+        verdict = self._decide(message, dmarc, arc, Verdict(edits=edits))
+        return replace(verdict, sender_proven=sender_proven(message.reverse_path, spf, dmarc))
 
     async def _spf(self, resolver: Resolver, message: Message) -> SpfResult:
         client, sender = message.client, message.reverse_path
@@ -109,3 +112,17 @@ class AuthFilter(Filter):
         if policy == "quarantine":
             return Verdict.quarantine(reason, edits=go_on.edits)
         return go_on
+
+
+def sender_proven(sender: Address | None, spf: SpfResult, dmarc: DmarcResult) -> bool | None:
+    """Whether the domain of the reverse-path vouches for the client: SPF's word about it, or DMARC's about an author of
+    the same organisation. What is about another name, or no clear word, says nothing."""
+    if sender is None:
+        return None
+    about_sender = spf.identity == "mailfrom"
+    same_author = bool(dmarc.domain) and is_aligned(sender.domain, dmarc.domain, strict=False)
+    if (about_sender and spf.result == "pass") or (same_author and dmarc.result == "pass"):
+        return True
+    if (about_sender and spf.result == "fail") or (same_author and dmarc.result == "fail"):
+        return False
+    return None

@@ -1,3 +1,3 @@
 """Database revisions, forward only. `HEAD` names the newest; a start with that revision needs no Alembic."""
 
-HEAD = "0005"
+HEAD = "0006"

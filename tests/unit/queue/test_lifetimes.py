@@ -48,10 +48,16 @@ async def queue(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Queue]:
 
 
 async def put(
-    queue: Queue, *, client_ip: str = ALLOWED, notify: str | None = None, sender: str | None = "s@out.example"
+    queue: Queue,
+    *,
+    client_ip: str = ALLOWED,
+    notify: str | None = None,
+    sender: str | None = "s@out.example",
+    proven: bool | None = None,
 ) -> None:
     """One message with one recipient at a node that is away."""
     message = replace(queued_message(1, queue.store.clock.wall_s()), client_ip=client_ip, reverse_path=sender)
+    message = replace(message, sender_proven=proven)
     row = replace(
         queued_recipient(0, "ana", 0), last_reply="451 4.4.1 a is away", options=RecipientOptions(notify=notify)
     )
@@ -118,6 +124,28 @@ async def test_who_is_told(
     assert len(await look(queue)) == warned
     clock.advance(LIFETIME_S)
     assert [reader for _, reader, _ in await look(queue)] == ([] if failed is None else [failed])
+    assert await rows(queue) == []
+
+
+@pytest.mark.parametrize(
+    ("proven", "client_ip", "warned", "failed"),
+    [
+        (True, STRANGER, 1, 1),
+        (None, STRANGER, 0, 1),
+        (False, STRANGER, 0, 0),
+        (False, ALLOWED, 1, 1),
+    ],
+)
+async def test_no_backscatter(
+    queue: Queue, clock: ManualClock, proven: bool | None, client_ip: str, warned: int, failed: int
+) -> None:
+    """A sender whose domain vouches for the client hears all; one whose domain denies it hears nothing, unless the
+    client is listed; where nobody knows, he hears of the end but is not warned."""
+    await put(queue, client_ip=client_ip, proven=proven)
+    clock.advance(WARN_S + 1)
+    assert len(await look(queue)) == warned
+    clock.advance(LIFETIME_S)
+    assert len(await look(queue)) == failed
     assert await rows(queue) == []
 
 
