@@ -52,6 +52,7 @@ def test_a_database_of_the_first_revision_is_brought_up(tmp_path: Path) -> None:
     other.execute("DROP INDEX recipient_unknown")
     other.execute("DROP TABLE imported")
     other.execute("DROP TABLE tally")
+    other.execute("ALTER TABLE message DROP COLUMN sender_proven")
     for column in ("via", "list_owner", "warned"):
         other.execute(f"ALTER TABLE recipient DROP COLUMN {column}")
     other.execute("UPDATE alembic_version SET version_num = '0001'")
