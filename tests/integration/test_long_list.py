@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ldap import PEOPLE, Slapd, ordinary_people
+from tests.support.ldap import BIND_DN, BIND_PASSWORD, PEOPLE, Slapd, ordinary_people
 from tests.support.lmtp_peer import ScriptedLmtpPeer
 from tests.support.mailfront_server import MailfrontServer
 from tests.support.ports import free_port
@@ -35,14 +35,26 @@ def front(peers: tuple[ScriptedLmtpPeer, ScriptedLmtpPeer]) -> Iterator[Mailfron
     slapd.start()
     members = [f"member: cn=person-{number:05},{PEOPLE}" for number in range(1, MEMBERS_COUNT + 1)]
     slapd.add_list("everybody", *members, "mgrpErrorsTo: user0007@example.edu")
+    password = slapd.directory / "mailfront.secret"
+    password.write_text(BIND_PASSWORD)
     nodes = [
         {"id": f"store{number}", "host": peer.host, "lmtp": peer.port, "imap": free_port()}
         for number, peer in enumerate(peers, start=1)
     ]
     server = MailfrontServer(
         nodes,
-        slapd,
-        settings={"server": {"workers": 1}, "storage": {"secondaries": 0}, "queue": {"retry": ["1s"]}},
+        {
+            "kind": "ldap",
+            "urls": [slapd.url],
+            "base": PEOPLE,
+            "bind_dn": BIND_DN,
+            "password_file": password,
+        },
+        settings={
+            "server": {"workers": 1},
+            "storage": {"secondaries": 0},
+            "queue": {"retry": ["1s"]},
+        },
     )
     server.start()
     yield server
@@ -82,7 +94,7 @@ def test_one_body_many_rows_flat_memory_one_copy_each(
     assert BODY_BYTES < size_bytes < BODY_BYTES + 10_000
     for peer in peers:
         peer.start()
-    wait_until(lambda: _counts(front)[2] == 0, 120.0, "an empty queue")
+    wait_until(lambda: _counts(front)[2] == 0, 120.0, "an empty queue", 0.5)
     received = [transaction for peer in peers for transaction in peer.transactions if transaction.body]
     copies = Counter(user for transaction in received for user in transaction.accepted)
     assert copies == Counter(f"user{number:04}" for number in range(MEMBERS_COUNT))
