@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from mailfront.base.errors import Unavailable
+from mailfront.cluster.node_user import node_user
 from mailfront.cluster.placement import Placement
 from mailfront.directory.answers import Answer, CannotSay, DirectoryRecord, Found, Member, NoSuch, Source, Status
 from mailfront.intake.expander import Expander
@@ -179,24 +180,22 @@ class Recipients:
     async def _target(
         self, address: Address, detail: str, options: RecipientOptions, record: DirectoryRecord
     ) -> Target | Reply:
-        node_user = self._node_user_of(record, detail)
-        if self._is_handoff(record, node_user):
+        user = self._node_user_of(record, detail)
+        if self._is_handoff(record, user):
             return _unknown(address)
         try:
             placement = await self._locator.locate(record)
         except Unavailable as error:
             self._alarms.raise_alarm("placement.undecided", f"{address}: {error}")
             return reply(451, "4.3.5", f"<{address}>: the home of this mailbox cannot be decided now, try again later")
-        return Target(address, options, record.key, node_user, placement, record.classes)
+        return Target(address, options, record.key, user, placement, record.classes)
 
     def _node_user_of(self, record: DirectoryRecord, detail: str) -> NodeUser:
         mailbox = record.mailbox
         if detail:
             local, at, domain = mailbox.rpartition("@") if "@" in mailbox else (mailbox, "", "")
             mailbox = f"{local}+{detail}{at}{domain}"
-        if self._node_user == "{mailbox}":
-            return NodeUser(mailbox)
-        return NodeUser(self._node_user.format(mailbox=mailbox, domain=record.address.domain))
+        return node_user(self._node_user, mailbox, record.address.domain)
 
     def _is_handoff(self, record: DirectoryRecord, node_user: NodeUser) -> bool:
         """An alias that leads to the handoff account would mix people's mail with copies that wait."""
