@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.support.mailfront_server import ROOT
 
-ROWS = "new-4k,starttls,queue,drain,login,idle,relay"
+ROWS = "new-4k,starttls,queue,drain,idle,relay"
 
 
 def test_the_benchmark_measures_a_small_sample_of_each_kind_of_row(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_the_benchmark_measures_a_small_sample_of_each_kind_of_row(tmp_path: Pat
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -63,21 +63,29 @@ def _verdicts(result: RowResult) -> list[str]:
     return lines
 
 
-def plot(report: Report, directory: Path) -> Sequence[Path]:
+def plot(report: Report, directory: Path, endings: Sequence[str] = ("svg", "png")) -> Sequence[Path]:
     """Draw the rates and the CPU costs as bars, one figure for each, as SVG and PNG. Needs the extra `bench`."""
     directory.mkdir(parents=True, exist_ok=True)
     return [
-        *_figure(report, directory, "rate", "per second", lambda sample: sample.rate),
-        *_figure(report, directory, "cpu", "CPU milliseconds for each", lambda sample: sample.cpu_ms),
+        *_figure(report, directory, endings, "rate", "per second", lambda sample: sample.rate),
+        *_figure(report, directory, endings, "cpu", "CPU milliseconds for each", lambda sample: sample.cpu_ms),
     ]
 
 
 def _figure(
-    report: Report, directory: Path, name: str, label: str, value: Callable[[Sample], float | None]
+    report: Report,
+    directory: Path,
+    endings: Sequence[str],
+    name: str,
+    label: str,
+    value: Callable[[Sample], float | None],
 ) -> list[Path]:
     import matplotlib
 
     matplotlib.use("Agg")
+    # Text as text, and no ids made at random: the files stay small, and a new run changes what has changed.
+    matplotlib.rcParams["svg.fonttype"] = "none"
+    matplotlib.rcParams["svg.hashsalt"] = "mailfront"
     from matplotlib import pyplot
 
     results = [each for each in report.results if each.rounds]
@@ -96,7 +104,7 @@ def _figure(
         axis.set_xlabel(label, fontsize=7)
         axis.tick_params(labelsize=7)
     figure.tight_layout()
-    written = [directory / f"bench-{name}.{ending}" for ending in ("svg", "png")]
+    written = [directory / f"bench-{name}.{ending}" for ending in endings]
     for path in written:
         figure.savefig(path, dpi=80)
     pyplot.close(figure)

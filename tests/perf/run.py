@@ -97,6 +97,26 @@ def _target(result: RowResult, target: Target) -> dict[str, Any]:
     }
 
 
+def from_json(text: str, rows: Sequence[Row]) -> Report:
+    """A report that `as_json` has written. Rows that are no more are left out."""
+    document = json.loads(text)
+    known = {row.name: row for row in rows}
+    fields = ("seconds", "count", "cpu_s", "extra")
+    results = [
+        RowResult(
+            known[found["name"]],
+            [
+                {name: Sample(**{key: sample[key] for key in fields}) for name, sample in each.items()}
+                for each in found["rounds"]
+            ],
+            found["failure"],
+        )
+        for found in document["rows"]
+        if found["name"] in known
+    ]
+    return Report(document["machine"], results)
+
+
 def run_rows(rows: Sequence[Row], *, rounds: int, scale: float, tell: Tell) -> Report:
     """Measure. `scale` multiplies every row's count. `tell` is called before each sample. A row that fails is reported
     and the others go on."""
