@@ -57,7 +57,8 @@ class SessionDesk:
         if payload["all"]:
             self.register.begin(peer)
         for row in rows:
-            self.register.opened(peer, row)
+            if not self.register.opened(peer, row):
+                metrics.SESSIONS_UNLISTED.inc()
         for id in payload["closed"]:
             self.register.closed(peer, id)
         metrics.SESSIONS_LISTED.set(len(self.register))

@@ -201,6 +201,9 @@ DELIVERY_ROUTE_CHECKS = Counter(
 )
 
 # sessions
+SESSIONS_UNLISTED = Counter(
+    "mailfront_sessions_unlisted_total", "Sessions that a worker had beyond what the keeper lists of one worker."
+)
 SESSIONS_LISTED = Gauge(
     "mailfront_sessions_listed_count", "Logged-in sessions that the keeper knows of, of all workers.", "livemax"
 )

@@ -30,11 +30,6 @@ class LineBuffer:
         """What is left after what was taken."""
         return self._buffer[self._start :]
 
-    def clear(self) -> None:
-        """Forget all."""
-        self._buffer = b""
-        self._start = self._scanned = 0
-
     def next_line(self) -> bytes | None:
         """The next line without its end, or None if more bytes are needed. Raises RemoteProtocolError beyond the
         limit."""

@@ -5,7 +5,7 @@ session stands here a moment after its login and leaves a moment after its end. 
 along; one that comes back tells all of them anew. Nothing is stored, nothing survives the keeper, and no login waits
 for it.
 
-Limits: `MAX_ROWS_PER_WORKER`; what comes beyond is counted in `unlisted_count` and cannot be listed or ended by name.
+Limits: `MAX_ROWS_PER_WORKER`; what comes beyond is counted by a metric and cannot be listed or ended by name.
 """
 
 import ipaddress
@@ -84,8 +84,6 @@ class SessionRegister:
 
     def __init__(self) -> None:
         self._rows: dict[Hashable, dict[str, SessionRow]] = {}
-        self.unlisted_count = 0
-        """How many sessions were not taken because a worker had too many."""
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self._rows.values())
@@ -94,13 +92,13 @@ class SessionRegister:
         """A worker tells all its sessions anew: forget what it had said."""
         self._rows.pop(worker, None)
 
-    def opened(self, worker: Hashable, row: SessionRow) -> None:
-        """A session was opened."""
+    def opened(self, worker: Hashable, row: SessionRow) -> bool:
+        """A session was opened. Returns False if it is not listed, because this worker has too many."""
         rows = self._rows.setdefault(worker, {})
         if len(rows) >= MAX_ROWS_PER_WORKER and row.id not in rows:
-            self.unlisted_count += 1
-            return
+            return False
         rows[row.id] = row
+        return True
 
     def closed(self, worker: Hashable, id: str) -> None:
         """A session has ended. One that is not known is no mistake."""
@@ -116,15 +114,6 @@ class SessionRegister:
             for row in rows.values():
                 if wanted.has(row):
                     yield worker, row
-
-    def counts(self) -> dict[tuple[str, NodeId], int]:
-        """Sessions per protocol and node."""
-        counts: dict[tuple[str, NodeId], int] = {}
-        for rows in self._rows.values():
-            for row in rows.values():
-                key = (row.protocol, row.node)
-                counts[key] = counts.get(key, 0) + 1
-        return counts
 
 
 def read_network(text: str) -> Network:

@@ -154,10 +154,10 @@ async def test_a_report_that_is_refused_is_made_again(
     failures = iter([True])
     begin = keeper.desk.register.opened
 
-    def fails_once(worker: object, row: SessionRow) -> None:
+    def fails_once(worker: object, row: SessionRow) -> bool:
         if next(failures, False):
             raise RuntimeError("for once")
-        begin(worker, row)
+        return begin(worker, row)
 
     monkeypatch.setattr(keeper.desk.register, "opened", fails_once)
     first.open("a0")
