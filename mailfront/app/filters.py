@@ -20,24 +20,48 @@ from mailfront.observe.log import get
 log = get("filters")
 
 
-def filter_surroundings(config: Configuration, clock: Clock, news: KeeperNews, keeper: Channel) -> Surroundings:
-    """The surroundings of a worker's filters."""
+class BreakerNews:
+    """Tells the keeper which of this worker's breakers are open; a keeper that is new hears of all of them again."""
 
-    def breaker_changed(name: str, breaker: Breaker) -> None:
+    def __init__(self, news: KeeperNews) -> None:
+        self._news = news
+        self._open: dict[tuple[str, str], str] = {}
+        self._told_count = 0
+
+    def changed(self, name: str, breaker: Breaker) -> None:
+        """A breaker of a filter opened or closed."""
         metrics.FILTERS_BREAKER_OPEN.set(not breaker.is_closed, name, breaker.name)
         if breaker.is_closed:
+            self._open.pop((name, breaker.name), None)
             log.info("a scanner answers again", filter=name, host=breaker.name)
         else:
+            self._open[name, breaker.name] = breaker.reason
             log.warning("a scanner does not answer", filter=name, host=breaker.name, reason=breaker.reason)
-        payload = {"filter": name, "host": breaker.name, "is_open": not breaker.is_closed, "reason": breaker.reason}
-        news.tell("filter_breaker", f"{name} {breaker.name} {breaker.is_closed}", payload)
+        self._tell(name, breaker.name)
 
+    def tell_all(self) -> None:
+        """The keeper may be another one than before."""
+        for name, host in list(self._open):
+            self._tell(name, host)
+
+    def _tell(self, name: str, host: str) -> None:
+        reason = self._open.get((name, host))
+        payload = {"filter": name, "host": host, "is_open": reason is not None, "reason": reason or ""}
+        # Numbered, because open, closed and open again within seconds is no repetition.
+        self._told_count += 1
+        self._news.tell("filter_breaker", str(self._told_count), payload)
+
+
+def filter_surroundings(config: Configuration, clock: Clock, news: KeeperNews, keeper: Channel) -> Surroundings:
+    """The surroundings of a worker's filters."""
+    breakers = BreakerNews(news)
+    keeper.on_connected(breakers.tell_all)
     return Surroundings(
         hostname=config.server.hostname,
         clock=clock,
         local_domains=frozenset(config.domains.local),
         services={SERVICE: CounterClient(keeper)},
-        breaker_changed=breaker_changed,
+        breaker_changed=breakers.changed,
     )
 
 
