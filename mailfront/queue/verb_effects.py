@@ -149,8 +149,8 @@ def change_queued(
             why = f"held by uid {order.uid}" + (f": {printable(order.reason, 200)}" if order.reason else "")
             recipient_rows.change_rows(connection, keys, {"state": _HELD, "reason": why})
         case Verb.REDIRECT:
-            for now in fit:
-                _redirect(connection, order, listed[now.message_id, now.number], now, done, changes, now_s)
+            _redirect(connection, order, [(listed[now.message_id, now.number], now) for now in fit], done, now_s)
+            changes.waiting.append((NEXT_HOP_BUCKET, next_hop_key(RESOLVE), now_s))
         case Verb.RETRY | Verb.RELEASE:
             _make_due(connection, fit, changes, now_s)
 
@@ -170,31 +170,35 @@ def _make_due(connection: Connection, rows: Sequence[Any], changes: Changes, now
 
 
 def _redirect(
-    connection: Connection, order: Order, row: ListedRow, now: Any, done: VerbResult, changes: Changes, now_s: float
+    connection: Connection, order: Order, rows: Sequence[tuple[ListedRow, Any]], done: VerbResult, now_s: float
 ) -> None:
-    """Give the row its new address, unless the message has a row for that already: nobody gets two copies."""
+    """Give rows their new address, unless a message has a row for that already: nobody gets two copies."""
     domain, local = split_key(order.to)
-    if recipient_rows.messages_with_address(connection, [row.id], domain, local):
-        done.skip(row, f"{order.to} gets this message already")
-        return
-    values: dict[str, Any] = {
-        "address": order.to,
-        "domain": domain,
-        "local_key": local,
-        "mailbox_key": next_hop_key(RESOLVE),
-        "bucket": NEXT_HOP_BUCKET,
-        "node_user": order.to,
-        "orcpt": now.orcpt or original_recipient(now.address),
-        "via": now.address,
-        "state": _WAITING,
-        "next_attempt_s": now_s,
-        "node": None,
-        "blame": "",
-        "reason": f"possible duplicate: {now.node} may have it for {now.address}" if now.node else "",
-    }
-    recipient_rows.change_recipients(connection, row.id, [row.number], values)
-    changes.waiting.append((NEXT_HOP_BUCKET, next_hop_key(RESOLVE), now_s))
-    done.count(row)
+    served = recipient_rows.messages_with_address(connection, list({row.id for row, _ in rows}), domain, local)
+    redirected: list[tuple[MessageId, int, dict[str, Any]]] = []
+    for row, now in rows:
+        if row.id in served:
+            done.skip(row, f"{order.to} gets this message already")
+            continue
+        served.add(row.id)
+        values: dict[str, Any] = {
+            "address": order.to,
+            "domain": domain,
+            "local_key": local,
+            "mailbox_key": next_hop_key(RESOLVE),
+            "bucket": NEXT_HOP_BUCKET,
+            "node_user": order.to,
+            "orcpt": now.orcpt or original_recipient(now.address),
+            "via": now.address,
+            "state": _WAITING,
+            "next_attempt_s": now_s,
+            "node": None,
+            "blame": "",
+            "reason": f"possible duplicate: {now.node} may have it for {now.address}" if now.node else "",
+        }
+        redirected.append((row.id, row.number, values))
+        done.count(row)
+    recipient_rows.change_each(connection, redirected)
 
 
 def change_handed_off(connection: Connection, verb: Verb, row: ListedRow, done: VerbResult) -> None:

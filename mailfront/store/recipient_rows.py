@@ -287,7 +287,11 @@ def change_keys_except(
 
 def states_of(connection: Connection, keys: Sequence[tuple[MessageId, int]]) -> list[Row[Any]]:
     """What a verb must know of these rows, as they are now."""
+    if not keys:
+        return []
     columns = recipient.c
+    numbers = [number for _, number in keys]
+    # Not a list of pairs: for that SQLite reads the whole table.
     query = select(
         columns.message_id,
         columns.number,
@@ -298,8 +302,12 @@ def states_of(connection: Connection, keys: Sequence[tuple[MessageId, int]]) -> 
         columns.address,
         columns.orcpt,
         columns.reason,
-    ).where(tuple_(columns.message_id, columns.number).in_(keys))
-    return list(connection.execute(query))
+    ).where(
+        columns.message_id.in_({message_id for message_id, _ in keys}),
+        columns.number.between(min(numbers), max(numbers)),
+    )
+    meant = set(keys)
+    return [row for row in connection.execute(query) if (row.message_id, row.number) in meant]
 
 
 def messages_with_address(
@@ -315,15 +323,26 @@ def messages_with_address(
 def change_rows(connection: Connection, keys: Sequence[tuple[MessageId, int]], values: Mapping[str, Any]) -> None:
     """Change columns of rows of several messages."""
     if keys:
-        is_meant = tuple_(recipient.c.message_id, recipient.c.number).in_(keys)
-        connection.execute(update(recipient).where(is_meant).values(**values))
+        named = {f"to_{name}": value for name, value in values.items()}
+        change = update(recipient).where(_ONE).values({name: bindparam(f"to_{name}") for name in values})
+        connection.execute(change, [{"of": message_id, "at": number, **named} for message_id, number in keys])
+
+
+def change_each(connection: Connection, changes: Sequence[tuple[MessageId, int, Mapping[str, Any]]]) -> None:
+    """Change the same columns of several rows, each to values of its own."""
+    if changes:
+        change = update(recipient).where(_ONE).values({name: bindparam(f"to_{name}") for name in changes[0][2]})
+        rows = [
+            {"of": message_id, "at": number, **{f"to_{name}": value for name, value in values.items()}}
+            for message_id, number, values in changes
+        ]
+        connection.execute(change, rows)
 
 
 def delete_rows(connection: Connection, keys: Sequence[tuple[MessageId, int]]) -> None:
     """Delete rows of several messages. Call `finish_if_empty` for the messages."""
     if keys:
-        is_meant = tuple_(recipient.c.message_id, recipient.c.number).in_(keys)
-        connection.execute(delete(recipient).where(is_meant))
+        connection.execute(_DELETE_ONE, [{"of": message_id, "at": number} for message_id, number in keys])
 
 
 def active_rows(
