@@ -25,7 +25,7 @@ LIMIT_S = 300.0
 def cluster(three_nodes: tuple[DovecotNode, ...], server_certificate: CertificateFiles) -> Iterator[SessionCluster]:
     """A front end before three nodes."""
     made = SessionCluster(three_nodes, server_certificate, name="mbsync")
-    made.server.start()
+    made.start()
     yield made
     made.server.stop()
 

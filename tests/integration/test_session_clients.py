@@ -33,7 +33,7 @@ LOAD_BALANCER = {"proxy_protocol": ["127.0.0.1/32"]}
 @pytest.fixture(scope="module")
 def cyrus() -> Iterator[CyrusNode]:
     """A node of another kind."""
-    node = CyrusNode("cyrus1", users=USERS)
+    node = CyrusNode("cyrus1", users=USERS[:20])
     node.start()
     yield node
     node.kill9()
@@ -62,7 +62,7 @@ def cluster(
             "tls": {"certificate": certificates, "key": None},
         },
     )
-    made.server.start()
+    made.start()
     yield made
     made.server.stop()
 

@@ -41,7 +41,7 @@ def cluster(nodes: Sequence[DovecotNode], server_certificate: CertificateFiles) 
         settings={"login": {"failure_delay": "0s", "hold": "60s"}},
         name="session-faults",
     )
-    made.server.start()
+    made.start()
     yield made
     made.server.stop()
 

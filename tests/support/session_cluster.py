@@ -16,6 +16,7 @@ from tests.support.ports import free_port
 
 USERS = tuple(f"u{number}" for number in range(40))
 PASSWORD = "secret"
+START_WITHIN_S = 180.0
 WITHOUT_HANDOFF = {
     "storage": {"secondaries": 0, "handoff_mailbox": None, "handoff_password_file": None, "secret_file": None}
 }
@@ -51,6 +52,11 @@ class SessionCluster:
         )
         self._homes: dict[str, str] = {}
         self._unused = list(USERS)
+
+    def start(self) -> None:
+        """Start the front end, also on a machine that has much else to do."""
+        self.server.launch()
+        self.server.wait_ready(START_WITHIN_S)
 
     def endpoint(self, role: str, number: int = 0) -> tuple[str, int]:
         """Host and port of the n-th listener with this role."""
