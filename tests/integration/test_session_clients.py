@@ -13,7 +13,9 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,17 +154,14 @@ def test_tls_from_the_first_byte(cluster: SessionCluster, context: ssl.SSLContex
     assert pop3.stat()[0] == 0
     pop3.quit()
     for role in ("imap", "pop3"):
-        lines = wait_until(
-            lambda role=role: [each for each in cluster.server.events("session") if _is_of(each, user, role)],
-            LIMIT_S,
-            "the session's line",
-        )
+        lines = wait_until(partial(_lines, cluster, user, role), LIMIT_S, "the session's line")
         assert lines[0]["tls"].startswith("TLSv1.")
         assert lines[0]["end"] == "logout"
 
 
-def _is_of(event: dict[str, object], user: str, role: str) -> bool:
-    return event.get("login") == user and event["protocol"] == role
+def _lines(cluster: SessionCluster, user: str, role: str) -> list[dict[str, Any]]:
+    events = cluster.server.events("session")
+    return [each for each in events if each.get("login") == user and each["protocol"] == role]
 
 
 @pytest.mark.parametrize(("scheme", "number"), [("imap", 0), ("imaps", 1), ("pop3", 0), ("pop3s", 1)])
