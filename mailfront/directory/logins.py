@@ -113,21 +113,31 @@ class LoginTable:
         return hashlib.blake2b(text, key=self._key, digest_size=16).digest()
 
     async def _check(self, login: str, password: Secret, proof: bytes) -> LoginAnswer:
-        found = await self._find(login, may_be_stale=False)
-        if not isinstance(found, _Account):
-            return found
         try:
-            is_right = await self._source.verify(found.dn, password)
+            found = await self._verified(login, password)
         except Unavailable as error:
             return CannotSay(str(error), ALARM_UNREACHABLE)
-        if not is_right:
-            # The entry may have been made anew under another name since it was found.
-            self._accounts.pop(login, None)
-            return DENIED
+        if not isinstance(found, _Account):
+            return found
         if self._proof_s:
             _make_room(self._proofs, self._most)
             self._proofs[proof] = (found.record, self._clock.monotonic_s() + self._proof_s)
         return Found(found.record, Source.LDAP)
+
+    async def _verified(self, login: str, password: Secret) -> _Account | Denied | CannotSay:
+        """The entry, if this is its password. Raises Unavailable."""
+        remembered = self._accounts.get(login)
+        found = await self._find(login, may_be_stale=False)
+        if not isinstance(found, _Account) or await self._source.verify(found.dn, password):
+            return found
+        if found is not remembered:
+            return DENIED
+        # The entry may have got another name since it was found: then this was no wrong password.
+        self._accounts.pop(login, None)
+        again = await self._find(login, may_be_stale=False)
+        if not isinstance(again, _Account) or (again.dn != found.dn and await self._source.verify(again.dn, password)):
+            return again
+        return DENIED
 
     async def _find(self, login: str, *, may_be_stale: bool) -> _Account | Denied | CannotSay:
         kept, now_s = self._accounts.get(login), self._clock.monotonic_s()

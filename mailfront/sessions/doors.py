@@ -44,17 +44,20 @@ class Doors:
     async def enter(self, node: NodeId, service: Service, until_s: float) -> bool:
         """Wait until a login may go to the node. Returns False if it may not by `until_s` (the loop's time), or if too
         many wait. Cancellation is safe."""
-        if self._nodes.may_log_in(node, service) and node not in self._rates:
+        may = self._nodes.may_log_in(node, service)
+        if may and node not in self._rates:
             return True
         if self._held[node] >= self._held_limit:
             return False
         self._held[node] += 1
         try:
-            return await self._wait(node, service, until_s)
+            if not may and not await self._until_open(node, service, until_s):
+                return False
+            return await self._until_its_turn(node, until_s)
         finally:
             self._held[node] -= 1
 
-    async def _wait(self, node: NodeId, service: Service, until_s: float) -> bool:
+    async def _until_open(self, node: NodeId, service: Service, until_s: float) -> bool:
         while not self._nodes.may_log_in(node, service):
             patience_s = until_s - self._loop.time()
             if patience_s <= 0:
@@ -64,6 +67,9 @@ class Doors:
                     await self._changed.wait()
             except TimeoutError:
                 continue
+        return True
+
+    async def _until_its_turn(self, node: NodeId, until_s: float) -> bool:
         rate = self._rates.get(node)
         if rate is None:
             return True

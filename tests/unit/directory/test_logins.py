@@ -116,6 +116,17 @@ async def test_a_directory_that_is_down_cannot_say() -> None:
     assert isinstance(await case.try_("ben"), CannotSay)
 
 
+async def test_an_entry_that_was_moved_is_found_again() -> None:
+    """A bind to its old name fails; that is not the user's mistake. A wrong password stays one."""
+    case = Case()
+    assert isinstance(await case.try_("ana"), Found)
+    (entry,) = case.source.entries["ana"]
+    case.source.entries["ana"] = [Entry("uid=ana,ou=staff", entry.values)]
+    case.source.passwords = {"uid=ana,ou=staff": b"changed"}
+    assert isinstance(await case.try_("ana", b"changed"), Found)
+    assert await case.try_("ana", b"wrong") is DENIED
+
+
 async def test_one_name_of_two_people_cannot_say() -> None:
     """Whose password should be checked?"""
     answer = await Case().try_("twin")
