@@ -7,6 +7,7 @@ to export. Handed-off copies lie at nodes and are not in here; they are counted.
 Reads only. Raises StoreFailed if the database does not answer, CorruptBody if a piece is not what was stored.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from mailfront.base.ids import MessageId
@@ -18,6 +19,8 @@ from mailfront.store.queue_queries import HANDED_OFF, Key, ListedRow, Selector
 from mailfront.store.writer import Connection, Store
 
 PAGE_ROWS = 500
+_TOGETHER = 50
+"""Messages that one read transaction takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +58,13 @@ class QueueExport:
         for row in rows:
             if row.state != HANDED_OFF:
                 numbers.setdefault(row.id, set()).add(row.number)
-        messages, damaged = [], []
-        for message_id, selected in numbers.items():
-            try:
-                found = await self._read(message_id, selected)
-            except (ValueError, TypeError) as error:
-                damaged.append(f"{message_id}: {error}")
-                continue
-            if found is not None:
-                messages.append(found)
+        messages: list[ExportedMessage] = []
+        damaged: list[str] = []
+        meant = list(numbers.items())
+        for start in range(0, len(meant), _TOGETHER):
+            found, bad = await self._read(meant[start : start + _TOGETHER])
+            messages += found
+            damaged += bad
         return ExportPage(
             messages=tuple(messages),
             rows_count=len(rows),
@@ -93,20 +94,31 @@ class QueueExport:
                 return whole, (whole[-1].id, whole[-1].number)
             position = page.after
 
-    async def _read(self, message_id: MessageId, numbers: set[int]) -> ExportedMessage | None:
-        def read(connection: Connection) -> ExportedMessage | None:
-            message = message_rows.get_message(connection, message_id)
-            if message is None:
-                return None
-            good, damaged = [], []
-            for found in recipient_rows.recipient_rows(connection, message_id):
-                if found.number not in numbers:
-                    continue
-                try:
-                    good.append(recipient_rows.recipient_from_row(found))
-                except (ValueError, TypeError) as error:
-                    damaged.append(f"{message_id}/{found.number}: {error}")
-            return ExportedMessage(message=message, recipients=tuple(good), damaged=tuple(damaged))
+    async def _read(self, meant: Sequence[tuple[MessageId, set[int]]]) -> tuple[list[ExportedMessage], list[str]]:
+        """Some messages, in one short read; those that are gone are left out."""
 
-        found = await self._store.read(read)
-        return found if found is not None and (found.recipients or found.damaged) else None
+        def read(connection: Connection) -> tuple[list[ExportedMessage], list[str]]:
+            found, damaged = [], []
+            for message_id, numbers in meant:
+                try:
+                    message = message_rows.get_message(connection, message_id)
+                except (ValueError, TypeError) as error:
+                    damaged.append(f"{message_id}: {error}")
+                    continue
+                if message is not None:
+                    found.append(_with_recipients(connection, message, numbers))
+            return [each for each in found if each.recipients or each.damaged], damaged
+
+        return await self._store.read(read)
+
+
+def _with_recipients(connection: Connection, message: QueuedMessage, numbers: Collection[int]) -> ExportedMessage:
+    good, damaged = [], []
+    for found in recipient_rows.recipient_rows(connection, message.id):
+        if found.number not in numbers:
+            continue
+        try:
+            good.append(recipient_rows.recipient_from_row(found))
+        except (ValueError, TypeError) as error:
+            damaged.append(f"{message.id}/{found.number}: {error}")
+    return ExportedMessage(message=message, recipients=tuple(good), damaged=tuple(damaged))
