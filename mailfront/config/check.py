@@ -83,12 +83,12 @@ async def _check_postmaster(configuration: Configuration, directory: Directory) 
     where, address = "postmaster.address", parse_path(configuration.postmaster.address)
     assert address is not None
     match await directory.recipient(address):
-        case Found(record) if not record.redirected:
-            return ok(where, f"{address} is in the directory")
-        case Found():
+        case Found(record) if record.group is not None and not record.group.posters.is_everybody:
             return warning(
-                where, f"{address} is a forward or a group, which this version does not serve; name a mailbox"
+                where, f"{address} is a list to which not everybody may post; strangers must reach postmaster"
             )
+        case Found():
+            return ok(where, f"{address} is in the directory")
         case NoSuch():
             return warning(where, f"{address} is not in the directory; mail to postmaster will wait at its senders")
         case CannotSay(reason):
