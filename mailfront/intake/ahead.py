@@ -5,7 +5,8 @@ success. One accept keeps the whole message under its one id. What is then deliv
 that are `active` in this process; `finish` ends them by what came out. If this process dies first, they are `unknown`
 at their homes and looked for there; whatever the client heard, nothing that was promised is lost.
 
-A refusal that the client hears itself ends its rows without a notice to anybody.
+A refusal that the client hears itself ends its rows without a notice to anybody. Nothing of such a message is handed
+off: it is in the queue already.
 """
 
 import re
@@ -130,13 +131,9 @@ class CommittedAhead:
         }
         running = {index for _, indexes in result.pending for index in indexes}
         ended = {index: result.outcomes[index] for index in sorted(self._tried) if index not in running}
-        if ended or result.superseded:
-            await self._queue.settle(
-                message_id,
-                ended,
-                withdrawn=[index for index in ended if index not in promised],
-                hints_superseded=result.superseded,
-            )
+        if ended:
+            withdrawn = [index for index in ended if index not in promised]
+            await self._queue.settle(message_id, ended, withdrawn=withdrawn)
         return decision.replies
 
     def _refusal_of(self, indexes: Sequence[int]) -> Reply | None:

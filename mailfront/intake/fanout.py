@@ -59,10 +59,18 @@ class Fanout:
         self._handoff = handoff
 
     async def run(
-        self, envelope: Envelope, body: BodyRef, leaves: Sequence[Leaf], wanted: Sequence[int], deadline_s: float
+        self,
+        envelope: Envelope,
+        body: BodyRef,
+        leaves: Sequence[Leaf],
+        wanted: Sequence[int],
+        deadline_s: float,
+        *,
+        hand_off: bool = True,
     ) -> FanoutResult:
         """Deliver to the mailboxes whose indexes are `wanted`, until `deadline_s` (the loop's clock).
 
+        Without `hand_off` no secondary is asked: the message is in the queue already, and a copy would be one too many.
         Cancellation is not safe: the caller runs this in a task that nobody cancels.
         """
         result = FanoutResult(outcomes=[WAITS] * len(leaves))
@@ -75,7 +83,15 @@ class Fanout:
             targets.append(target)
         runs = [
             self._deliver_group(
-                result, _sent_by(envelope, owner), body, targets, home, tuple(indexes), deadline_s, owner=owner
+                result,
+                _sent_by(envelope, owner),
+                body,
+                targets,
+                home,
+                tuple(indexes),
+                deadline_s,
+                # A holder tells copies apart by message and home: a list's copy, with another sender, is queued.
+                self._handoff if hand_off and owner is None else None,
             )
             for (home, owner), (indexes, targets) in groups.items()
         ]
@@ -94,8 +110,7 @@ class Fanout:
         home: NodeId,
         indexes: tuple[int, ...],
         deadline_s: float,
-        *,
-        owner: str | None,
+        handoff: HandoffPlan | None,
     ) -> None:
         if self._locator.may_try(home):
             transaction = _transaction(envelope, body, targets)
@@ -115,9 +130,8 @@ class Fanout:
             down = Deferred(Blame.NODE, reply(451, "4.4.1", f"{home} is not available now"), home)
             for index in indexes:
                 result.outcomes[index] = down
-        # A holder tells copies apart by message and home: a list's copy, with another sender, waits in the queue.
-        if self._handoff is not None and owner is None:
-            await self._hand_off(self._handoff, result, envelope, body, targets, home, indexes, deadline_s)
+        if handoff is not None:
+            await self._hand_off(handoff, result, envelope, body, targets, home, indexes, deadline_s)
 
     async def _hand_off(
         self,

@@ -233,7 +233,9 @@ class Transaction:
         ]
         result = FanoutResult(outcomes=[WAITS] * len(self._leaves))
         if wanted:
-            result = await intake.fanout.run(envelope, outgoing, self._leaves, wanted, deadline_s)
+            result = await intake.fanout.run(
+                envelope, outgoing, self._leaves, wanted, deadline_s, hand_off=ahead is None
+            )
         stages.delivered_s = intake.clock.monotonic_s()
         outcomes: list[Fate] = [
             fates.get(index) or known.get(index) or outcome for index, outcome in enumerate(result.outcomes)

@@ -112,18 +112,12 @@ class QueueClient:
         outcomes: Mapping[int, Outcome],
         *,
         withdrawn: Collection[int] = (),
-        hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
     ) -> None:
         """See `QueuePort`: returns at once, the results are kept here until they are committed."""
         if len(self._kept) >= MOST_KEPT:
             log.warning("too many results wait for the keeper; the rows will be unknown", id=message_id)
             return
-        wire = {
-            "id": message_id,
-            "outcomes": outcomes_to_wire(outcomes),
-            "withdrawn": list(withdrawn),
-            "hints_superseded": places_to_wire(hints_superseded),
-        }
+        wire = {"id": message_id, "outcomes": outcomes_to_wire(outcomes), "withdrawn": list(withdrawn)}
         self._kept.setdefault(message_id, []).append(wire)
         self._work()
 

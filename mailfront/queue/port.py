@@ -108,12 +108,10 @@ class QueuePort(Protocol):
         outcomes: Mapping[int, Outcome],
         *,
         withdrawn: Collection[int] = (),
-        hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
     ) -> None:
         """Report how the attempt of rows accepted as `active` ended, by recipient number.
 
         `withdrawn`: the client heard of these itself that they were not taken; they end without a notice.
-        `hints_superseded`: (holder, home) of handed-off copies that the rows replace.
 
         Returns when the report is in safe hands: committed, or kept here and sent again until it is. If this process
         dies first, the rows become `unknown`.

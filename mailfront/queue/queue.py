@@ -215,12 +215,10 @@ class Queue:
         *,
         attempts: Mapping[int, int] | None = None,
         withdrawn: Collection[int] = (),
-        hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
     ) -> None:
         """Commit how attempts ended: by recipient number, all of it and the next attempt in one transaction.
 
-        `withdrawn` of them end without a notice: the client heard it itself. `hints_superseded` are copies that these
-        rows replace.
+        `withdrawn` of them end without a notice: the client heard it itself.
 
         `attempts` are the attempts' numbers as claimed (see `results.counts_for`). Settling rows that are gone changes
         nothing. The message and its body go with its last row.
@@ -231,8 +229,6 @@ class Queue:
         def operation(connection: Connection) -> Changes:
             changes, done, ended = Changes(), [], []
             expires_s = message_rows.expiry_of(connection, message_id)
-            if hints_superseded:
-                supersede(connection, message_id, hints_superseded, now_s)
             for found in recipient_rows.rows_numbered(connection, message_id, outcomes):
                 if expires_s is None:
                     continue

@@ -121,7 +121,6 @@ class QueueService:
                 outcomes,
                 attempts=dict.fromkeys(outcomes, 1),
                 withdrawn=request.payload["withdrawn"],
-                hints_superseded=places_from_wire(request.payload["hints_superseded"]),
             )
         except StoreFailed as error:
             return {"refused": str(error)}

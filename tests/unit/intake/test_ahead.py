@@ -78,7 +78,14 @@ class Fanout:
         self.tried: list[str] = []
 
     async def run(
-        self, envelope: Any, body: BodyRef, leaves: Sequence[Leaf], wanted: Sequence[int], deadline_s: float
+        self,
+        envelope: Any,
+        body: BodyRef,
+        leaves: Sequence[Leaf],
+        wanted: Sequence[int],
+        deadline_s: float,
+        *,
+        hand_off: bool,
     ) -> FanoutResult:
         self.states_before = {row.node_user: row.state for row in self._queue.rows}
         self.tried = [leaves[index].node_user for index in wanted]
@@ -122,7 +129,6 @@ class Queue:
         outcomes: Mapping[int, Outcome],
         *,
         withdrawn: Collection[int] = (),
-        hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
     ) -> None:
         users = {row.number: row.node_user for row in self.rows}
         self.settled.update({users[number]: outcome for number, outcome in outcomes.items()})

@@ -106,7 +106,6 @@ class HintsOnly:
         outcomes: Mapping[int, Outcome],
         *,
         withdrawn: Collection[int] = (),
-        hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
     ) -> None:
         raise AssertionError("a fan-out settles nothing")
 

@@ -56,7 +56,14 @@ class ScriptedFanout:
         self.wanted: list[tuple[int, ...]] = []
 
     async def run(
-        self, envelope: Any, body: BodyRef, leaves: Sequence[Leaf], wanted: Sequence[int], deadline_s: float
+        self,
+        envelope: Any,
+        body: BodyRef,
+        leaves: Sequence[Leaf],
+        wanted: Sequence[int],
+        deadline_s: float,
+        *,
+        hand_off: bool,
     ) -> FanoutResult:
         self.wanted.append(tuple(wanted))
         return FanoutResult(outcomes=self.outcomes, superseded=self.superseded)
@@ -96,7 +103,6 @@ class NotedQueue:
         outcomes: Mapping[int, Outcome],
         *,
         withdrawn: Collection[int] = (),
-        hints_superseded: Sequence[tuple[NodeId, NodeId]] = (),
     ) -> None:
         raise AssertionError("nothing is pending in these tests")
 
