@@ -12,10 +12,10 @@ from typing import Literal
 import pytest
 
 from tests.support.fault_cluster import USERS_COUNT, Case, FaultCluster
-from tests.support.holding_proxy import Step
+from tests.support.holding_proxy import Hold, Step
 from tests.support.postfix import SmtpSink
 from tests.support.processes import wait_until
-from tests.support.senders import DOMAIN, Letter
+from tests.support.senders import DOMAIN, Letter, Posting
 from tests.support.slow_syscall import stopped_at
 from tests.support.toml_text import toml_text
 
@@ -87,34 +87,45 @@ def test_the_keeper_dies_in_the_commit_before_the_fan_out(
     assert ended(case, sink, letter) == (1, 1)
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_the_keeper_dies_during_the_fan_out(cluster: FaultCluster, sink: SmtpSink, step: Step) -> None:
-    """All rows are committed, the one at home is active in the worker: its result waits for the next keeper."""
+def held_at_each_step(case: Case) -> list[tuple[Letter, Posting, Hold]]:
+    """A letter to a forwarder at each step of its way home, all of them committed."""
+    held = []
+    for step in STEPS:
+        letter = case.letter_to(next(_fresh))
+        hold = case.cluster.hold(HOME, step, letter.mailboxes[0])
+        posting = case.post(letter)
+        hold.wait()
+        held.append((letter, posting, hold))
+    assert {row.mailbox for row in case.rows() if row.state == "active"} >= {held[-1][0].mailboxes[0]}
+    assert {row.mailbox for row in case.rows()} >= {letter.mailboxes[0] for letter, _, _ in held}
+    return held
+
+
+def test_the_keeper_dies_during_the_fan_out(cluster: FaultCluster, sink: SmtpSink) -> None:
+    """All rows are committed, those at home are active in the worker: its results wait for the next keeper, and there
+    is one copy of each at each end."""
     case = cluster.case()
-    letter = case.letter_to(next(_fresh))
-    hold = cluster.hold(HOME, step, letter.mailboxes[0])
-    posting = case.post(letter)
-    hold.wait()
-    assert (letter.mailboxes[0], "active") in {(row.mailbox, row.state) for row in case.rows()}
+    held = held_at_each_step(case)
     kill_keeper(cluster)
-    hold.go()
-    assert posting.wait().text.endswith("queued")
-    assert ended(case, sink, letter) == (1, 1)
+    for _, posting, hold in held:
+        hold.go()
+        assert posting.wait().text.endswith("queued")
+    for letter, _, _ in held:
+        assert ended(case, sink, letter) == (1, 1)
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_the_worker_dies_during_the_fan_out(cluster: FaultCluster, sink: SmtpSink, step: Step) -> None:
-    """The row is found as unknown and searched for; the client, who heard nothing, sends again: both messages are at
-    home and outside, each once, and nothing is lost."""
+def test_the_workers_die_during_the_fan_out(cluster: FaultCluster, sink: SmtpSink) -> None:
+    """The rows are found as unknown and searched for; the clients, who heard nothing, send again: both messages of each
+    are at home and outside once, and nothing is lost."""
     case = cluster.case()
-    letter = case.letter_to(next(_fresh))
-    hold = cluster.hold(HOME, step, letter.mailboxes[0])
-    posting = case.post(letter)
-    hold.wait()
+    held = held_at_each_step(case)
     victims = cluster.server.workers()
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
     cluster.server.wait_for_parts(other_than=victims)
-    hold.cut()
-    assert posting.wait().ok
-    assert ended(case, sink, letter) == (2, 2)
+    for _, posting, hold in held:
+        hold.cut()
+        assert posting.wait().ok
+    for letter, _, _ in held:
+        copies = len(letter.tries)
+        assert ended(case, sink, letter) == (copies, copies)
