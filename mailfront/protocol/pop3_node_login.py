@@ -53,7 +53,7 @@ class _Stage(Enum):
 
 
 class Pop3NodeLogin:
-    """See the module. One per connection."""
+    """See the module. One per connection. `capabilities` are CAPA's lines, and each SASL mechanism as `AUTH=NAME`."""
 
     def __init__(self, credentials: NodeCredentials, identity: ClientIdentity, starttls: bool) -> None:
         """`starttls`: TLS must be agreed on before anything else."""
@@ -154,7 +154,7 @@ class Pop3NodeLogin:
                 return self._end(TryLater("", "the node does not offer STLS, and its tls is set to starttls"))
             self._stage = _Stage.STLS
             return ToNode(b"STLS\r\n")
-        self.capabilities = frozenset(self._heard)
+        self.capabilities = frozenset(self._heard) | {f"AUTH={name}" for name in self._mechanisms()}
         if self._greeting_has_xclient or any(each.split()[:1] == ["XCLIENT"] for each in self._heard):
             self._stage = _Stage.XCLIENT
             who = self._identity
@@ -174,14 +174,16 @@ class Pop3NodeLogin:
             return self._sasl(how.mechanism, secret)
         if b"\0" in user or b"\0" in secret:
             raise LocalProtocolError("a NUL cannot be part of a name or a password")
-        offered = next((each.split()[1:] for each in self._heard if each.startswith("SASL ")), [])
-        if how.authorize or "PLAIN" in offered:
+        if how.authorize or "PLAIN" in self._mechanisms():
             return self._sasl("PLAIN", b"\0".join((how.authorize.encode(), user, secret)))
         if b"\r" in user + secret or b"\n" in user + secret:
             return self._end(TryLater("", "the node has no SASL PLAIN, and PASS cannot carry a line end"))
         self._stage = _Stage.USER
         self._password_line = b"PASS " + secret + b"\r\n"
         return ToNode(b"USER " + user + b"\r\n")
+
+    def _mechanisms(self) -> list[str]:
+        return next((each.split()[1:] for each in self._heard if each.startswith("SASL ")), [])
 
     def _sasl(self, mechanism: str, response: bytes) -> NodeEvent:
         self._stage = _Stage.LOGIN

@@ -49,7 +49,8 @@ class _Stage(Enum):
 
 
 class SieveNodeLogin:
-    """See the module. One per connection. `capabilities` are the node's Sieve extensions."""
+    """See the module. One per connection. `capabilities` are Sieve extensions, and each SASL mechanism as
+    `AUTH=NAME`."""
 
     def __init__(self, credentials: NodeCredentials, identity: ClientIdentity, starttls: bool) -> None:
         """`starttls`: TLS must be agreed on before anything else."""
@@ -145,7 +146,8 @@ class SieveNodeLogin:
             self._stage = _Stage.STARTTLS
             return ToNode(b"STARTTLS\r\n")
         extensions = self._heard.get("SIEVE", "").lower().split()
-        self.capabilities = frozenset(extensions)
+        mechanisms = self._heard.get("SASL", "").upper().split()
+        self.capabilities = frozenset(extensions) | {f"AUTH={name}" for name in mechanisms}
         if "XCLIENT" in self._heard:
             self._stage = _Stage.XCLIENT
             who = self._identity

@@ -81,7 +81,9 @@ class SessionListener:
 
     def _extras(self) -> tuple[str, ...]:
         role, wanted = self.dialect.role, self.dialect.extras
-        return self.abilities.common(role) if wanted is None else self.abilities.have_all(role, wanted)
+        if wanted is not None:
+            return self.abilities.have_all(role, wanted)
+        return tuple(name for name in self.abilities.common(role) if not name.startswith("AUTH="))
 
     def tick(self) -> None:
         """About once a second: end what takes too long, and tell the metrics."""

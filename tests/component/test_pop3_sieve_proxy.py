@@ -209,6 +209,32 @@ async def test_utf8_is_offered_once_the_node_was_seen_to_have_it(tmp_path: Path)
         await second.close()
 
 
+@pytest.mark.parametrize("role", ["pop3", "sieve"])
+async def test_tokens_are_offered_where_the_node_judges_and_can(tmp_path: Path, role: str) -> None:
+    """XOAUTH2 is offered with `auth = "node"` once the node was seen to have it, and goes there as it came."""
+    changes = {
+        "pop3": {b"CAPA": b"+OK\r\nSASL PLAIN XOAUTH2\r\n.\r\n"},
+        "sieve": {b"": b'"SIEVE" "fileinto"\r\n"SASL" "PLAIN XOAUTH2"\r\nOK\r\n'},
+    }[role]
+    token = b64encode(b"user=ana\x01auth=Bearer abc\x01\x01").decode()
+    command = {"pop3": f"AUTH XOAUTH2 {token}", "sieve": f'AUTHENTICATE "XOAUTH2" "{token}"'}[role]
+    settings = login_settings(auth="node")
+    async with (
+        node_with(role, changes) as node,
+        session_front(tmp_path, {"store1": node.port}, role=role, login=settings) as front,
+    ):
+        answers = []
+        for line in (command, LOGIN[role], command):
+            client = await front.connect()
+            for _ in range(greeting_lines(role)):
+                await client.line()
+            answers.append(await client.ask(line))
+            await client.close()
+        assert "not offered" in answers[0]
+        assert "in" in answers[2]
+        assert token.encode() in node.lines[-1]
+
+
 @pytest.mark.parametrize(("role", "can"), [("pop3", "UTF8"), ("sieve", "vacation")])
 async def test_a_look_at_a_node_learns_what_it_can_and_logs_nobody_in(role: str, can: str) -> None:
     """Greeting and capabilities, and no further word."""

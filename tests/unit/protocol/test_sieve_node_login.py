@@ -34,7 +34,7 @@ def test_the_usual_way_takes_one_command() -> None:
     core = SieveNodeLogin(ANA, WHO, starttls=False)
     assert hear(core, GREETING) == [ToNode(PLAIN)]
     assert hear(core, b'OK "Logged in."\r\n"x"') == [LoggedIn("", b'"x"')]
-    assert core.capabilities == {"fileinto", "vacation"}
+    assert core.capabilities == {"fileinto", "vacation", "AUTH=PLAIN"}
 
 
 def test_a_node_that_wants_to_know_is_told_who_the_client_is() -> None:
