@@ -28,7 +28,6 @@ from mailfront.filters.contract import Connection, Finding, Mail, Message, Rcpt,
 from mailfront.filters.order import in_order
 from mailfront.filters.registry import kind_of
 from mailfront.filters.settings import FilterSettings
-from mailfront.intake.filtering import bound_to
 from mailfront.intake.recipients import RecipientDirectory
 from mailfront.intake.trace_header import message_header
 from mailfront.mail.address import Address
@@ -261,9 +260,8 @@ class _Test:
         found += await self._ask(Stage.MAIL, mail)
         mail = replace(mail, earlier=found)
         for index, recipient in enumerate(self._recipients):
-            found += bound_to(
-                await self._ask(Stage.RCPT, Rcpt(mail=mail, recipient=recipient, earlier=mail.earlier)), index
-            )
+            asked = await self._ask(Stage.RCPT, Rcpt(mail=mail, recipient=recipient, earlier=mail.earlier))
+            found += tuple([replace(each, binds=frozenset({index})) for each in asked])
         body = MemoryBody(self._data)
         message = Message(
             id=message_id,
