@@ -8,6 +8,7 @@ is brought back here.
 import signal
 from collections.abc import Iterator
 
+import dns.resolver
 import pytest
 
 from tests.support import processes
@@ -34,6 +35,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Remove the servers' files, unless something failed: then their logs are still wanted."""
     if not session.testsfailed:
         processes.remove_run_directory()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_name_servers_of_this_machine() -> Iterator[None]:
+    """No test asks a name server outside: one that does not name its own gets an error."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuse(*_: object) -> None:
+            raise AssertionError("a test reads /etc/resolv.conf; give the resolver a server of the test's own")
+
+        patch.setattr(dns.resolver.BaseResolver, "read_resolv_conf", refuse)
+        yield
 
 
 @pytest.fixture(scope="session")

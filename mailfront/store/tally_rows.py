@@ -37,6 +37,12 @@ def drop_tallies(connection: Connection, now_s: float, limit: int) -> int:
     return connection.execute(delete(tally).where(tally.c.key.in_(old))).rowcount
 
 
+def delete_tallies(connection: Connection, keys: Sequence[str]) -> None:
+    """Remove rows by their keys."""
+    for start in range(0, len(keys), PAGE_ROWS):
+        connection.execute(delete(tally).where(tally.c.key.in_(keys[start : start + PAGE_ROWS])))
+
+
 def live_tallies(connection: Connection, now_s: float, limit: int) -> Iterable[TallyRow]:
     """The rows that are still of use, those that live longest first, at most `limit`."""
     query = select(tally).where(tally.c.expires_s > now_s).order_by(tally.c.expires_s.desc()).limit(limit)

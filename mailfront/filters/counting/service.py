@@ -14,7 +14,7 @@ from mailfront.filters.counting.tallies import MOST_KEYS, GreyAsk, RateAsk, Tall
 from mailfront.net.channel import ChannelServer, Request
 from mailfront.observe import metrics
 from mailfront.observe.log import get
-from mailfront.store.tally_rows import drop_tallies, live_tallies, put_tallies
+from mailfront.store.tally_rows import delete_tallies, drop_tallies, live_tallies, put_tallies
 from mailfront.store.writer import Store
 
 WRITE_EVERY_S = 1.0
@@ -52,9 +52,9 @@ class CounterService:
         while True:
             await asyncio.sleep(WRITE_EVERY_S)
             await self._write()
-            if loop.time() - tidied_s >= TIDY_EVERY_S:
+            if loop.time() - tidied_s >= TIDY_EVERY_S or self._tallies.is_crowded:
                 tidied_s = loop.time()
-                await self._tidy()
+                await self.tidy()
 
     async def close(self) -> None:
         """Write what has changed since. Call it while the store is open."""
@@ -83,11 +83,14 @@ class CounterService:
                 self._tallies.give_back(rows)
                 raise
 
-    async def _tidy(self) -> None:
+    async def tidy(self) -> None:
+        """Remove keys whose time is over, and those that are too many, here and in the database."""
         now_s = self._store.clock.wall_s()
-        self._tallies.drop_ended(now_s)
+        excess = self._tallies.drop_ended(now_s)
         metrics.FILTERS_COUNTERS.set(len(self._tallies))
         try:
+            for start in range(0, len(excess), MOST_ROWS_PER_WRITE):
+                await self._store.write(partial(delete_tallies, keys=excess[start : start + MOST_ROWS_PER_WRITE]))
             dropped_count = MOST_ROWS_PER_WRITE
             while dropped_count == MOST_ROWS_PER_WRITE:
                 dropped_count = await self._store.write(partial(drop_tallies, now_s=now_s, limit=MOST_ROWS_PER_WRITE))

@@ -98,15 +98,23 @@ class Tallies:
         """These could not be written: take them again next time."""
         self._changed.update(row.key for row in rows if row.key in self._rows)
 
-    def drop_ended(self, now_s: float) -> None:
-        """Forget keys whose time is over, and those that are too many."""
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there are so many keys that some must go now."""
+        return len(self._rows) > MOST_KEYS + MOST_KEYS // 10
+
+    def drop_ended(self, now_s: float) -> list[str]:
+        """Forget keys whose time is over, and those that are too many. Returns the latter: the database has them."""
         ended = [key for key, row in self._rows.items() if row.expires_s <= now_s]
-        excess_count = len(self._rows) - len(ended) - MOST_KEYS
         for key in ended:
             del self._rows[key]
-        if excess_count > 0:
-            for key in heapq.nsmallest(excess_count, self._rows, key=lambda key: self._rows[key].expires_s):
-                del self._rows[key]
+        excess_count = len(self._rows) - MOST_KEYS
+        if excess_count <= 0:
+            return []
+        excess = heapq.nsmallest(excess_count, self._rows, key=lambda key: self._rows[key].expires_s)
+        for key in excess:
+            del self._rows[key]
+        return excess
 
     def _emptied_s(self, ask: RateAsk, now_s: float) -> float:
         row = self._live(ask.key, now_s)

@@ -48,7 +48,7 @@ class MilterFilter(Filter):
 
     async def _ask(self, address: str, message: Message) -> Verdict:
         """Show the message to the milter at `address`. Raises OSError, EOFError, FilterFailed."""
-        link = self._kept(address)
+        link = await self._kept(address)
         if link is not None:
             conversation = _Conversation(link, message)
             try:
@@ -75,11 +75,11 @@ class MilterFilter(Filter):
             link.close()
         return verdict
 
-    def _kept(self, address: str) -> MilterLink | None:
+    async def _kept(self, address: str) -> MilterLink | None:
         idle = self._idle[address]
         while idle:
             link = idle.pop()
-            if link.can_be_kept:
+            if await link.is_quiet():
                 return link
             link.close()
         return None

@@ -42,6 +42,17 @@ class MilterLink:
         """Whether another client's message may follow on this connection, as far as we know."""
         return self.core.can_begin_anew and not self._reader.at_eof()
 
+    async def is_quiet(self) -> bool:
+        """Whether a kept connection still is one: not closed, and without a byte that nobody asked for."""
+        try:
+            async with asyncio.timeout(0):
+                await self._reader.read(1)
+        except TimeoutError:
+            return self.can_be_kept
+        except OSError:
+            pass
+        return False
+
     async def negotiate(self) -> None:
         """The first thing on a new link. Raises OSError, EOFError, RemoteProtocolError."""
         await self._write(self.core.negotiate())

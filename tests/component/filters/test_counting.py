@@ -9,6 +9,7 @@ import pytest
 from mailfront.base.clock import ManualClock
 from mailfront.base.ids import new_message_id
 from mailfront.filters.contract import FilterFailed, Mail, Rcpt, Recipient
+from mailfront.filters.counting import tallies
 from mailfront.filters.counting.client import CounterClient
 from mailfront.filters.counting.service import CounterService
 from mailfront.filters.greylist import GreylistFilter, GreylistSettings
@@ -17,6 +18,7 @@ from mailfront.filters.rate import RateFilter, RateSettings
 from mailfront.mail.client import ClientInfo
 from mailfront.mail.verdict import Action, Verdict
 from mailfront.net.channel import Channel, ChannelServer
+from mailfront.store.tally_rows import live_tallies
 from mailfront.store.writer import Store
 from tests.support.filter_kinds import address, context
 
@@ -177,6 +179,28 @@ async def test_recipients_are_counted_at_rcpt(keeper: Keeper) -> None:
         per_recipient = rate(counters, {"by": "recipient", "count": 1, "per": "1h"})
         assert (await asked(per_recipient, rcpt(mail()))).action is Action.CONTINUE
         assert (await asked(per_recipient, rcpt(mail(sender="eve@other.org")))).action is Action.TEMPFAIL
+
+
+async def test_a_crowd_leaves_the_database_too(
+    keeper: Keeper, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys beyond the most, and keys whose time is over, are removed from memory and from the table."""
+    monkeypatch.setattr(tallies, "MOST_KEYS", 3)
+
+    async def rows_count() -> int:
+        return len(list(await keeper.store.read(lambda connection: live_tallies(connection, 0.0, 100))))
+
+    async with worker(keeper) as counters:
+        for number in range(8):
+            await asked(greylist(counters), rcpt(mail(f"192.0.{number}.1")))
+            clock.advance(1)
+        await keeper.counters.close()
+        assert await rows_count() == 8
+        await keeper.counters.tidy()
+        assert await rows_count() == 3
+        clock.advance(3 * 86400)
+        await keeper.counters.tidy()
+        assert await rows_count() == 0
 
 
 async def test_without_a_keeper_nobody_can_tell(keeper: Keeper) -> None:

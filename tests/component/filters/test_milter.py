@@ -1,5 +1,7 @@
 """Kind `milter` against programs that use the real libmilter: opendkim, spamass-milter, one that makes all edits."""
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -146,6 +148,24 @@ async def test_one_connection_serves_client_after_client(milter: MilterFilter, m
     second = await milter.data(message(PLAIN % b"", ip="192.0.2.99"))
     assert "192.0.2.99" in steps_of(second)[0]
     assert len(opened) == 1
+
+
+@pytest.mark.parametrize("end", ["speaks", "closes"])
+async def test_an_idle_connection_with_news_is_not_used_again(end: str) -> None:
+    """A milter that speaks when nobody asked, or hangs up, is not given another message on that connection."""
+    ours, theirs = socket.socketpair()
+    link = MilterLink(*await asyncio.open_unix_connection(sock=ours))
+    link.core.can_begin_anew = True
+    assert await link.is_quiet()
+    if end == "speaks":
+        theirs.sendall(b"!")
+    else:
+        theirs.close()
+    async with asyncio.timeout(20):
+        while await link.is_quiet():
+            await asyncio.sleep(0.001)
+    link.close()
+    theirs.close()
 
 
 async def test_a_restarted_milter_costs_no_message(editing: EditingMilter) -> None:

@@ -116,8 +116,10 @@ def test_what_could_not_be_written_is_taken_again() -> None:
 def test_ended_keys_go_and_excess_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those whose time is over; beyond the most, those that would end first."""
     table = Tallies([TallyRow(str(number), NOW_S, 0, NOW_S + number) for number in range(10)])
-    table.drop_ended(NOW_S + 4)
+    assert table.drop_ended(NOW_S + 4) == []
     assert len(table) == 5
     monkeypatch.setattr(tallies, "MOST_KEYS", 2)
-    table.drop_ended(NOW_S + 4)
+    assert table.is_crowded
+    assert table.drop_ended(NOW_S + 4) == ["5", "6", "7"]
     assert len(table) == 2
+    assert not table.is_crowded
