@@ -21,15 +21,19 @@ from typing import Literal
 import pytest
 
 from tests.support.fault_cluster import is_unknown
+from tests.support.ledger import id_of, token_of
 from tests.support.lmtp_peer import Action, ScriptedLmtpPeer
 from tests.support.mailfront_server import ROOT, MailfrontServer
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
+from tests.support.senders import Letter, Posting
 from tests.support.slow_syscall import stopped_at
 
+FORWARD_COMMITS = range(1, 4)
+"""Accept before the 250, claim for the smarthost, settle."""
 COMMITS = range(1, 6)
 """Bounce, claim for the look-up, its result, claim for the smarthost, settle."""
-WRITES = (1, 20)
+WRITES = (20,)
 """Writes to the database within those commits: a commit that is cut short there never was."""
 STEPS = (("RCPT", "DATA"), ("body", "dot"))
 """Two at a time: so many a hop gets at once that nobody has tried yet."""
@@ -85,11 +89,33 @@ class Bounce:
 
     def check(self) -> int:
         """How many copies of its one notice arrived. Raises AssertionError for more than the record excuses."""
-        ids = wait_until(self.told, 60.0, f"the notice to {self.sender}")
-        assert len(set(ids)) == 1, f"several notices: {ids}"
-        unknown = {event["id"] for event in self.front.events() if is_unknown(event)}
-        assert len(ids) == 1 or ids[0] in unknown, f"{len(ids)} copies, and no unknown outcome on record"
-        return len(ids)
+        return checked_copies(self.front, wait_until(self.told, 60.0, f"the notice to {self.sender}"))
+
+
+@dataclass
+class Forward:
+    """One message to somebody who forwards all his mail outside."""
+
+    front: MailfrontServer
+    smarthost: ScriptedLmtpPeer
+    letter: Letter = field(default_factory=lambda: Letter([f"fwd{next(_numbers)}"]))
+
+    def arrived(self) -> list[str]:
+        """The ids of the copies that arrived outside."""
+        found = [each.body for each in self.smarthost.received() if token_of(each.body) == self.letter.token]
+        return [id_of(body) or "" for body in found]
+
+    def check(self) -> int:
+        """How many copies arrived. Raises AssertionError for more than the record excuses."""
+        return checked_copies(self.front, wait_until(self.arrived, 60.0, f"the mail of {self.letter.mailboxes}"))
+
+
+def checked_copies(front: MailfrontServer, ids: list[str]) -> int:
+    """How many copies of one message these are: one, or two with an unknown outcome on record."""
+    assert len(set(ids)) == 1, f"several messages: {ids}"
+    unknown = {event["id"] for event in front.events() if is_unknown(event)}
+    assert len(ids) == 1 or ids[0] in unknown, f"{len(ids)} copies, and no unknown outcome on record"
+    return len(ids)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +127,9 @@ def smarthost() -> Iterator[ScriptedLmtpPeer]:
 @pytest.fixture(scope="module")
 def front(smarthost: ScriptedLmtpPeer) -> Iterator[MailfrontServer]:
     users = [{"address": f"user{number}@example.edu", "mailbox": f"user{number}"} for number in range(1, 50)]
+    users += [
+        {"address": f"fwd{n}@example.edu", "mailbox": f"fwd{n}", "forward": f"to{n}@out.example"} for n in range(50)
+    ]
     users.append({"address": "postmaster@example.edu", "mailbox": "postmaster"})
     server = MailfrontServer(
         [{"id": "store1", "host": "127.0.0.1", "lmtp": free_port(), "imap": free_port()}],
@@ -136,6 +165,11 @@ def killed(front: MailfrontServer) -> None:
 def emptied(front: MailfrontServer) -> None:
     """Bounce what the dead keeper may have left, and wait for the end of it all."""
     assert front.cli("queue", "bounce", "--everything").returncode == 0
+    drained(front)
+
+
+def drained(front: MailfrontServer) -> None:
+    """Wait until nothing is left in the queue."""
     wait_until(lambda: front.cli_json("queue", "stats")["total"] == 0, 60.0, "an empty queue")
 
 
@@ -183,3 +217,36 @@ def test_at_each_step_with_the_smarthost(
     assert [verb.wait(60.0) for verb in verbs] == [0] * len(steps)
     emptied(front)
     assert sorted(bounce.check() for bounce in bounces) == ([1, 2] if "dot" in steps else [1, 1])
+
+
+@pytest.mark.usefixtures("calm")
+@pytest.mark.parametrize("nth", FORWARD_COMMITS)
+def test_in_each_commit_of_a_forward(front: MailfrontServer, smarthost: ScriptedLmtpPeer, nth: int) -> None:
+    """What the client heard 250 for arrives outside: once, or twice on record."""
+    forward = Forward(front, smarthost)
+    _kills.append(front.keeper_pid())
+    with stopped_at(_kills[-1], "fdatasync,fsync", "after", nth=nth) as stop:
+        posting = Posting(front.smtp, forward.letter)
+        stop.wait()
+        stop.kill9()
+    killed(front)
+    assert posting.wait().ok
+    drained(front)
+    forward.check()
+
+
+@pytest.mark.usefixtures("calm")
+def test_a_forward_at_the_smarthost(front: MailfrontServer, smarthost: ScriptedLmtpPeer) -> None:
+    """Held before the data and after the dot: one copy of the first, two of the other."""
+    forwards = [Forward(front, smarthost) for _ in range(2)]
+    smarthost.set_script({step: [Action(then="stall")] for step in ("DATA", "dot")})
+    stalls = smarthost.stalls
+    for forward in forwards:
+        assert Posting(front.smtp, forward.letter).wait().text.endswith("queued")
+    wait_until(lambda: smarthost.stalls == stalls + 2, 60.0, "a forward at each step")
+    _kills.append(front.keeper_pid())
+    os.kill(_kills[-1], signal.SIGKILL)
+    smarthost.drop_connections()
+    killed(front)
+    drained(front)
+    assert sorted(forward.check() for forward in forwards) == [1, 2]
