@@ -160,6 +160,7 @@ async def test_names_are_found_whatever_their_case_and_by_address(tmp_path: Path
         assert [sasl(line)[1] for line in logins] == [b"ana", b"ana"]
 
 
+@on_both_loops
 async def test_failed_logins_per_connection_are_limited(tmp_path: Path) -> None:
     """After the last attempt the connection ends with BYE."""
     login = login_settings(attempts=2)
@@ -204,6 +205,7 @@ async def test_too_many_connections_are_refused_in_words(tmp_path: Path) -> None
         await third.close()
 
 
+@on_both_loops
 async def test_a_client_that_leaves_in_its_login_takes_the_nodes_connection_with_it(tmp_path: Path) -> None:
     """Nothing is left open, nothing is logged in."""
     async with (
@@ -220,6 +222,7 @@ async def test_a_client_that_leaves_in_its_login_takes_the_nodes_connection_with
         assert front.lines("session")[0]["position"] == "node login"
 
 
+@on_both_loops
 async def test_a_client_may_send_all_and_close_its_side(tmp_path: Path) -> None:
     """A script that pipes its commands in gets every answer."""
     async with await ScriptedImapNode.start() as node, session_front(tmp_path, {"store1": node.port}) as front:

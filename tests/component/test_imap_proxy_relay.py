@@ -209,6 +209,7 @@ async def test_the_other_direction_is_stopped_too(tmp_path: Path) -> None:
 # Nodes that come and go.
 
 
+@on_both_loops
 async def test_a_login_waits_for_a_home_that_comes_back(tmp_path: Path) -> None:
     """Held, then logged in; the other node is never asked."""
     async with await ScriptedImapNode.start() as other:
@@ -254,6 +255,7 @@ async def test_a_home_that_stays_away_is_a_temporary_error(tmp_path: Path) -> No
                 await client.close()
 
 
+@on_both_loops
 async def test_maintenance_ends_sessions_and_takes_no_logins(tmp_path: Path) -> None:
     """The clients are told; new logins get the temporary error."""
     async with await ScriptedImapNode.start() as node, session_front(tmp_path, {"store1": node.port}) as front:
@@ -270,6 +272,7 @@ async def test_maintenance_ends_sessions_and_takes_no_logins(tmp_path: Path) -> 
         await late.close()
 
 
+@on_both_loops
 async def test_the_clients_of_a_node_that_dies_are_let_go(tmp_path: Path) -> None:
     """Each connection ends, and each line says why."""
     async with await ScriptedImapNode.start() as node, session_front(tmp_path, {"store1": node.port}) as front:

@@ -99,3 +99,26 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except OSError:
         return False
+
+
+def test_without_ldap_nobody_hears_of_a_wrong_password(server: MailfrontServer, slapd: Slapd) -> None:
+    """A right and a wrong password get the same temporary error; when LDAP is back the right one is accepted."""
+    slapd.stop()
+    try:
+        wait_until(lambda: _refusal(server, "user0012", "secret") == "UNAVAILABLE", 30.0, "UNAVAILABLE")
+        assert _refusal(server, "user0012", "wrong") == "UNAVAILABLE"
+    finally:
+        slapd.start()
+    wait_until(lambda: not _refusal(server, "user0012", "secret"), 30.0, "a login after LDAP is back")
+
+
+def _refusal(server: MailfrontServer, user: str, password: str) -> str:
+    """The response code that a login is refused with; '' if it is not."""
+    client = _client(server)
+    try:
+        client.login(user, password)
+    except imaplib.IMAP4.error as error:
+        return str(error).partition("[")[2].partition("]")[0]
+    finally:
+        client.logout()
+    return ""
