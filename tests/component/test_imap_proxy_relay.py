@@ -19,7 +19,7 @@ BULK_BYTES = 40_000_000
 
 def server_tls(files: CertificateFiles, **named: CertificateFiles) -> ServerTls:
     """One certificate for everybody, others by name."""
-    certificates = [{"certificate": str(files.certificate), "key": str(files.key)}]
+    certificates: list[dict[str, object]] = [{"certificate": str(files.certificate), "key": str(files.key)}]
     certificates += [
         {"names": [name.replace("_", ".")], "certificate": str(each.certificate), "key": str(each.key)}
         for name, each in named.items()
