@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from itertools import count
+from pathlib import Path
 
 import dkim
 import pytest
@@ -212,3 +213,15 @@ def test_forbidden_attachments_are_refused(server: MailfrontServer) -> None:
     parts = message(header="Content-Type: multipart/mixed; boundary=b\r\n", text="--b\r\n\r\nx\r\n" * 2000)
     code, said = say("192.0.2.10", server.smtp, parts, "user6@example.edu")
     assert (code, said) == (552, "5.6.0 the message has too many parts")
+
+
+def test_a_rehearsal_asks_every_filter_and_counts_nothing(server: MailfrontServer, tmp_path: Path) -> None:
+    """`filter test` shows what each kind says; afterwards the limit of the recipient is still whole."""
+    path = tmp_path / "rehearsal.eml"
+    path.write_bytes(message())
+    envelope = ["--from", "ann@example.org", "--to", "user7@example.edu", "--ip", "192.0.2.10"]
+    for _ in range(5):
+        found = server.cli_json("filter", "test", str(path), *envelope)
+    for name in ("dnsbl", "rate", "auth", "mime"):
+        assert name in str(found)
+    assert [say("192.0.2.10", server.smtp, message(), "user7@example.edu")[0] for _ in range(3)] == [250] * 3
