@@ -169,9 +169,9 @@ _declare(
 )
 _declare(
     "delivery",
-    "One LMTP attempt at one node ended.",
+    "One attempt at one node, or at a next hop, ended.",
     id=_MESSAGE["id"],
-    node="Storage node.",
+    node="Storage node, or next hop: @relay, @route:NAME.",
     home="Home node, if this was a handoff to a secondary.",
     source="cut-through, queue, handoff, drain, probe.",
     attempt="Number of the attempt, from 1.",
