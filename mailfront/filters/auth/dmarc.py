@@ -25,6 +25,7 @@ Policy = Literal["none", "quarantine", "reject"]
 MOST_AUTHORS = 5
 MOST_FROM_CHARS = 10_000
 _TAG = re.compile(r"\s*([a-z]+)\s*=\s*([^;]*?)\s*(?:;|\Z)", re.IGNORECASE)
+_WITHOUT_POLICY = re.compile(r"[a-z0-9_-]{1,63}|\[[0-9a-f:.]{1,60}\]")
 _DOMAIN = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})+")
 
 
@@ -68,8 +69,9 @@ def organisational(domain: str) -> str:
 
 
 def author_domains(headers: Headers) -> tuple[str, ...] | None:
-    """The domains of all authors in From, in lower case, each once. None: From cannot be read, or there are several
-    fields of that name, so that nobody knows what a mail program shows."""
+    """The domains of all authors in From, in lower case, each once; those that can have no policy (`localhost`, an
+    address in brackets) are left out. None: From cannot be read, or there are several fields of that name, so that
+    nobody knows what a mail program shows."""
     fields = headers.all("From")
     if len(fields) != 1:
         return None if fields else ()
@@ -77,16 +79,19 @@ def author_domains(headers: Headers) -> tuple[str, ...] | None:
     if len(value) > MOST_FROM_CHARS:
         return None
     domains: dict[str, None] = {}
-    for _, address in getaddresses([value]):
+    authors = getaddresses([value])
+    for _, address in authors:
         domain = address.rpartition("@")[2].strip().rstrip(".").lower()
         try:
             domain = domain.encode("idna").decode("ascii") if not domain.isascii() else domain
         except UnicodeError:
             return None
+        if _WITHOUT_POLICY.fullmatch(domain) is not None and "@" in address:
+            continue
         if not address or _DOMAIN.fullmatch(domain) is None:
             return None
         domains[domain] = None
-    return tuple(domains) if 0 < len(domains) <= MOST_AUTHORS else None
+    return tuple(domains) if authors and len(domains) <= MOST_AUTHORS else None
 
 
 async def check_dmarc(
