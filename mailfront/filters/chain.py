@@ -136,6 +136,8 @@ class Chain:
                 binds = step.binds(view.recipients)
             elif isinstance(view, Rcpt):
                 binds = step.binds((view.recipient,))
+            elif step.names_recipients:
+                return None  # nobody knows yet whether it is for this message
             if binds is not None and not binds:
                 return None
         if step.after:

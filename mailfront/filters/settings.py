@@ -16,7 +16,7 @@ class OnlyForSettings(Settings):
     """Which messages a filter is asked about. All conditions that are given must hold."""
 
     domains: tuple[str, ...] = Field(default=(), strict=False)
-    """Domains of recipients. Absent: all."""
+    """Domains of recipients. Absent: all. A filter with this or `classes` is not asked before recipients are known."""
     classes: tuple[str, ...] = Field(default=(), strict=False)
     """Object classes that the directory gives a recipient. Absent: all."""
     networks: Networks = ()

@@ -45,7 +45,8 @@ class Step:
         self._max_size_bytes = only_for.max_size
         self._domains = frozenset(only_for.domains)
         self._classes = frozenset(only_for.classes)
-        self.is_for_all = not (self._networks or self._max_size_bytes or self._domains or self._classes)
+        self.names_recipients = bool(self._domains or self._classes)
+        self.is_for_all = not (self._networks or self._max_size_bytes or self.names_recipients)
         self._on_error = _ON_ERROR[settings.on_error]
         # Looked up once: it is done for every message.
         self._methods: dict[Stage, Callable[[Any], Answer]] = {stage: getattr(asked, stage.value) for stage in stages}
@@ -59,7 +60,7 @@ class Step:
 
     def binds(self, recipients: tuple[Recipient, ...]) -> frozenset[int] | None:
         """Which recipients it is for; None: all."""
-        if not self._domains and not self._classes:
+        if not self.names_recipients:
             return None
         found = frozenset([number for number, each in enumerate(recipients) if self._is_for(each)])
         return None if len(found) == len(recipients) else found

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mailfront.filters.chain import Chain, DeadlinePassed
-from mailfront.filters.contract import Answer, Connection, Filter, FilterFailed, Finding, Message, Stage
+from mailfront.filters.contract import Answer, Connection, Filter, FilterFailed, Finding, Mail, Message, Stage
 from mailfront.filters.settings import FilterSettings, OnlyForSettings
 from mailfront.filters.step import Step
 from mailfront.mail.client import ClientInfo
@@ -223,6 +223,25 @@ async def test_a_filter_is_asked_only_at_its_stages() -> None:
     assert not chain.has(Stage.CONNECT)
     assert chain.ask(Stage.CONNECT, Connection(client=ClientInfo(ip="192.0.2.1", port=1))) == ()
     assert not scripted.seen
+
+
+@pytest.mark.parametrize(("only_for", "is_asked"), [({"domains": ("example.edu",)}, False), ({}, True)])
+async def test_before_recipients_are_known_a_filter_of_some_is_not_asked(
+    only_for: dict[str, Any], is_asked: bool
+) -> None:
+    """It could refuse mail that is not its business."""
+
+    class AtMail(Filter):
+        def mail(self, mail: Mail) -> Answer:
+            return Verdict.reject("no")
+
+    settings = FilterSettings(name="a", kind="test", only_for=OnlyForSettings(**only_for))
+    chain = Chain([Step(0, settings, frozenset({Stage.MAIL, Stage.DATA}), AtMail())], {})
+    message = view(DATA)
+    mail = Mail(id=message.id, client=message.client, reverse_path=None)
+    findings = chain.ask(Stage.MAIL, mail)
+    assert isinstance(findings, tuple)
+    assert bool(findings) is is_asked
 
 
 async def test_the_header_is_parsed_once_for_all_filters() -> None:
