@@ -94,6 +94,17 @@ async def test_all_results_are_written(auth: AuthFilter) -> None:
 
 
 @pytest.mark.parametrize(
+    ("domain", "proven"), [("example.org", True), ("mild.test", False), ("silent.test", None), ("unlisted.test", None)]
+)
+async def test_the_senders_domain_vouches_denies_or_says_nothing(
+    auth: AuthFilter, domain: str, proven: bool | None
+) -> None:
+    """It decides who hears what became of the message; one that is denied may still pass, where DMARC asks nothing."""
+    verdict = await ask(auth, message(TEXT.replace(b"example.org", domain.encode()), sender=f"ana@{domain}"))
+    assert (verdict.action, verdict.sender_proven) == (Action.CONTINUE, proven)
+
+
+@pytest.mark.parametrize(
     "field",
     [
         "mx.example.test; spf=pass",
