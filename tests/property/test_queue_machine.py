@@ -125,17 +125,22 @@ class QueueMachine(RuleBasedStateMachine):
         users=st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True),
         wait_s=st.sampled_from([0.0, 30.0, 500.0]),
     )
-    def accept(self, users: list[int], wait_s: float) -> None:
+    def accept(self, users: list[int], wait_s: float, *, active: bool = False) -> None:
         self.accepted += 1
         number = self.accepted
         self.accepted_s[number] = self.now_s
         recipients = [queued_recipient(n, f"u{user}", user, self.now_s + wait_s) for n, user in enumerate(users)]
+        if active:
+            recipients = [replace(row, state=RecipientState.ACTIVE, node=A) for row in recipients]
         message = queued_message(number, self.now_s, _LIFETIME_S)
-        self.run_async(self.queue.accept(message, MemoryBody(b"x" * number), recipients))
+        self.run_async(self.queue.accept(message, MemoryBody(b"x" * number), recipients, owner="me"))
         for row in recipients:
             self.rows[number, row.number] = _Row(
-                row.mailbox_key, row.bucket, "waiting", row.next_attempt_s, 1, message.expires_s, row.address
+                row.mailbox_key, row.bucket, row.state.value, row.next_attempt_s, 1, message.expires_s, row.address
             )
+            if active:
+                self.rows[number, row.number].node, self.rows[number, row.number].owner = A, "me"
+                self.rows[number, row.number].until_s = self.now_s + _LEASE_S
 
     @precondition(lambda self: self._resendable())
     @rule(data=st.data())
@@ -147,6 +152,22 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _resendable(self) -> list[int]:
         return [number for number, at_s in self.accepted_s.items() if self.now_s - at_s < 3600.0]
+
+    @rule(users=st.lists(st.integers(0, 5), min_size=1, max_size=3, unique=True), data=st.data())
+    def accept_ahead(self, users: list[int], data: st.DataObject) -> None:
+        """Committed before the fan-out, all of it active in the worker that delivers now: some of its attempts end, and
+        of some the client heard the refusal itself."""
+        self.accept(users, 0.0, active=True)
+        number = self.accepted
+        if data.draw(st.booleans()):
+            self._settle(number, list(range(len(users))), data)
+            return
+        at, node = data.draw(st.integers(0, len(users) - 1)), A
+        refusal = Failed(reply(550, "5.7.1", "no"), node)
+        for _ in range(2):  # the report may be sent twice
+            work = self.queue.settle(message_id(number), {at: refusal}, attempts={at: 1}, withdrawn=[at])
+            self.run_async(work)
+        self._end((number, at), "refused to the client")
 
     def _end(self, key: tuple[int, int], fate: str) -> None:
         """A recipient leaves the queue; nobody does so twice."""
