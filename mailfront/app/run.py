@@ -6,6 +6,7 @@ to end and drained.
 
 import asyncio
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -38,8 +39,15 @@ def main(config_path: Path) -> int:
         log.close()
 
 
+def _allow_descriptors() -> None:
+    """Use what the system allows at most: a session has two descriptors, and the usual soft limit is 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def _prepare(path: Path, text: str, config: Configuration) -> Supervisor:
     """Everything that needs root, then no root any more."""
+    _allow_descriptors()
     os.umask(os.umask(0o027) | 0o027)  # the database holds mail: whatever its folder allows, nobody else reads it
     sockets.prepare_folders(config)
     admin_socket = sockets.bind_admin(config)

@@ -226,6 +226,9 @@ class Logins:
                 )
             except NodeTrouble as trouble:
                 trail.position, trail.reason = _AT_NODE[trouble.position], str(trouble)
+                if trouble.is_ours:
+                    self._nodes.alarm("login.no_resources", f"no connection can be made to any node: {trouble}")
+                    return Refusal.UNAVAILABLE
                 if trail.position not in _BEFORE_ANY_CLIENT:
                     self._nodes.client_failed(home, dialect.service, client.ip, str(trouble))
                     return Refusal.UNAVAILABLE

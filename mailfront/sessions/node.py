@@ -8,6 +8,7 @@ the handshake ends it. A node that dies without a word is noticed by TCP keep-al
 """
 
 import asyncio
+import errno
 import socket
 import ssl
 from dataclasses import dataclass
@@ -23,15 +24,19 @@ CONNECT_WITHIN_S = 5.0
 KEEPALIVE_IDLE_S = 60
 UNACKNOWLEDGED_MS = 90_000
 
+_OUR_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
 Answer = LoggedIn | Rejected | TryLater
 
 
 class NodeTrouble(Unavailable):
-    """The node could not be used. `position`: connect, tls, greeting, capability, login."""
+    """The node could not be used. `position`: connect, tls, greeting, capability, login. `is_ours`: this machine had no
+    descriptor, port or memory left for a connection, which says nothing about the node."""
 
-    def __init__(self, position: str, text: str) -> None:
+    def __init__(self, position: str, text: str, *, is_ours: bool = False) -> None:
         super().__init__(f"{position}: {text}")
         self.position = position
+        self.is_ours = is_ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +213,7 @@ async def _connect(wire: NodeWire, endpoint: NodeEndpoint, hosts: HostAddresses,
     except TimeoutError as error:
         raise NodeTrouble("connect", f"no connection within {CONNECT_WITHIN_S:g} s") from error
     except OSError as error:
-        raise NodeTrouble("connect", _reason(error)) from error
+        raise NodeTrouble("connect", _reason(error), is_ours=error.errno in _OUR_SHORTAGES) from error
     assert wire.transport is not None
     watch_for_silence(wire.transport)
 

@@ -1,6 +1,7 @@
 """What happens around a session: TLS on both sides, who speaks for whom, backpressure, nodes that come and go."""
 
 import asyncio
+import resource
 import socket
 import ssl
 from pathlib import Path
@@ -284,3 +285,22 @@ async def test_the_clients_of_a_node_that_dies_are_let_go(tmp_path: Path) -> Non
             await client.close()
         await front.until(lambda: len(front.lines("session")) == 15, "their lines")
         assert {line["end"] for line in front.lines("session")} <= {"node", "node lost"}
+
+
+@on_both_loops
+async def test_our_own_want_of_descriptors_is_not_blamed_on_the_node(tmp_path: Path) -> None:
+    """The login gets a temporary error and an alarm is raised; the node stays up, and the next login goes there."""
+    async with await ScriptedImapNode.start() as node, session_front(tmp_path, {"store1": node.port}) as front:
+        client = await front.connect()
+        await client.line()
+        before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with Path("/dev/null").open() as probe:
+            smallest_free = probe.fileno()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (smallest_free, most))
+        try:
+            assert "[UNAVAILABLE]" in await client.ask("a LOGIN ana secret")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+        assert front.nodes.alarms == ["login.no_resources"]
+        assert " OK " in await client.ask("b LOGIN ana secret")
+        await client.close()
