@@ -24,7 +24,6 @@ Policy = Literal["none", "quarantine", "reject"]
 
 MOST_AUTHORS = 5
 MOST_FROM_CHARS = 10_000
-_TAG = re.compile(r"\s*([a-z]+)\s*=\s*([^;]*?)\s*(?:;|\Z)", re.IGNORECASE)
 _WITHOUT_POLICY = re.compile(r"[a-z0-9_-]{1,63}|\[[0-9a-f:.]{1,60}\]")
 _DOMAIN = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})+")
 
@@ -79,7 +78,10 @@ def author_domains(headers: Headers) -> tuple[str, ...] | None:
     if len(value) > MOST_FROM_CHARS:
         return None
     domains: dict[str, None] = {}
-    authors = getaddresses([value])
+    try:
+        authors = getaddresses([value])
+    except (RecursionError, ValueError):  # comments inside comments without end
+        return None
     for _, address in authors:
         domain = address.rpartition("@")[2].strip().rstrip(".").lower()
         try:
@@ -151,7 +153,8 @@ def read_record(domain: str, texts: Iterable[bytes]) -> Record | None:
     found = [text for text in (printable(each, 4000) for each in texts) if re.match(r"v\s*=\s*DMARC1\s*(;|\Z)", text)]
     if len(found) != 1:
         return None
-    tags = {name.lower(): value for name, value in _TAG.findall(found[0])}
+    pairs = [tag.partition("=") for tag in found[0].split(";")]
+    tags = {name.strip().lower(): value.strip() for name, _, value in pairs}
     policy = _policy(tags.get("p", ""))
     if policy is None:
         # A record that asks for reports, with a policy that cannot be read, is taken for "none".

@@ -15,7 +15,8 @@ from mailfront.filters.headers import Headers
 from mailfront.mail.verdict import DeleteHeader
 
 FIELD = "Authentication-Results"
-MOST_DELETED = 100
+MOST_FIELDS = 100
+MOST_NAME_CHARS = 1000
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+./^_`{|}~@-]+")
 _ID = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))')
 
@@ -48,14 +49,14 @@ def results_field(
 
 
 def forged(headers: Headers, names: Iterable[str]) -> tuple[DeleteHeader, ...]:
-    """Edits that delete what bears one of our names."""
-    ours = {name.lower().rstrip(".") for name in names}
-    found = [
-        number for number, field in enumerate(headers.all(FIELD), start=1) if _claimed(field.value) in {*ours, None}
-    ]
-    if len(found) > MOST_DELETED:
+    """Edits that delete what bears one of our names; all of them if there are more than anybody adds."""
+    fields = headers.all(FIELD)
+    if len(fields) > MOST_FIELDS:
         return (DeleteHeader(FIELD),)
-    return tuple(DeleteHeader(FIELD, number) for number in found)
+    suspect = {name.lower().rstrip(".") for name in names} | {None}
+    return tuple(
+        DeleteHeader(FIELD, number) for number, field in enumerate(fields, start=1) if _claimed(field.value) in suspect
+    )
 
 
 def _result(method: str, result: str, reason: str, properties: dict[str, str]) -> str:
@@ -88,7 +89,7 @@ def _without_comments(value: str) -> str:
     """`value` with each comment outside of quotes as a space; comments may hold comments."""
     kept: list[str] = []
     depth, quoted, escaped = 0, False, False
-    for each in value[:2000]:
+    for each in value[:MOST_NAME_CHARS]:
         if escaped:
             escaped = False
         elif each == "\\":

@@ -17,6 +17,7 @@ from mailfront.base.printable import printable
 from mailfront.net.dns import DnsAnswer, Found, RecordType, Resolver, Trouble
 
 MOST_LOOKUPS = 120
+MOST_RECORD_BYTES = 4096
 _NAME = re.compile(r"[!-~]{1,253}")
 _TYPES = frozenset({"A", "AAAA", "MX", "PTR", "TXT"})
 
@@ -62,12 +63,19 @@ class _Query(spf.query):
             if isinstance(answer, Trouble):
                 raise spf.TempError(answer.reason)
             if isinstance(answer, Found):
-                found = [(record,) if isinstance(record, bytes) else record for record in answer.records]
+                found = [(_bounded(record),) if isinstance(record, bytes) else record for record in answer.records]
         if not found and not ignore_void:
             self.void_lookups += 1
             if self.void_lookups > spf.MAX_VOID_LOOKUPS:
                 raise spf.PermError(f"Void lookup limit of {spf.MAX_VOID_LOOKUPS} exceeded")
         return found
+
+
+def _bounded(record: bytes) -> bytes:
+    """A TXT record as it is, unless it is a policy so long that evaluating it would hold up others."""
+    if len(record) > MOST_RECORD_BYTES and record[:7].lower() == b"v=spf1 ":
+        raise spf.PermError(f"a record of more than {MOST_RECORD_BYTES} bytes")
+    return record
 
 
 async def check_spf(

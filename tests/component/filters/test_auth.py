@@ -268,6 +268,7 @@ def test_organisational_domains_come_from_the_public_suffix_list() -> None:
         ("ana@bücher.test", ("xn--bcher-kva.test",)),
         ("undisclosed", None),
         ("", None),
+        ("(" * 9000 + "x@example.org", None),
         ("ana@[192.0.2.1]", ()),
         ("root@localhost", ()),
         ("root@localhost, ana@example.org", ("example.org",)),
@@ -291,3 +292,4 @@ def test_records_are_read_leniently_and_only_one_counts() -> None:
     assert mild.policy == "none"
     assert read_record("d.test", [b"v=DMARC1; p=none", b"v=DMARC1; p=reject"]) is None
     assert read_record("d.test", [b"v=DMARC2; p=none", b"\xff\xfe"]) is None
+    assert read_record("d.test", [b"v=DMARC1;" + b" " * 60_000 + b"p=none"]) is None

@@ -58,6 +58,15 @@ async def test_dns_trouble_is_temperror(server: DnsServer) -> None:
     assert (await check(closed_port(), sender="a@fails.test", timeout_s=0.3, **asked)).result == "temperror"
 
 
+async def test_endless_policies_are_permerror(server: DnsServer) -> None:
+    """A record that would take seconds to evaluate, at the domain itself and behind an include."""
+    long = "v=spf1 " + "ip4:203.0.113.5 " * 4000 + "-all"
+    server.records = {"long.test": {"TXT": [long]}, "outer.test": {"TXT": ["v=spf1 include:long.test -all"]}}
+    for domain in ("long.test", "outer.test"):
+        found = await check(server, ip="192.0.2.1", sender=f"a@{domain}", helo="client.test")
+        assert (found.result, found.reason) == ("permerror", "a record of more than 4096 bytes")
+
+
 async def test_a_null_reverse_path_is_checked_by_helo(server: DnsServer) -> None:
     """Where there is no sender, HELO's domain is asked."""
     server.records = {"client.test": {"TXT": ["v=spf1 ip4:192.0.2.1 -all"]}}
