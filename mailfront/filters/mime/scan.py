@@ -29,6 +29,7 @@ MOST_ARCHIVES_DEEP = 3
 MOST_MEMBERS = 10_000
 MOST_UNPACKED_BYTES = 64 * 1024 * 1024
 MOST_NAME_CHARS = 1000
+MOST_FIELD_BYTES = 4096
 _NAME = re.compile(r"name\*?\d*\*?[ \t]*=[ \t\r\n]*(?:\"([^\"\r\n]*)\"?|([^\s;\"]+))", re.IGNORECASE)
 _ZIP_NAMES = (".zip", ".jar", ".docx", ".docm", ".xlsx", ".xlsm", ".pptx", ".pptm", ".apk", ".xpi", ".war", ".odt")
 _NO_MESSAGES = ("message/delivery-status", "message/partial", "message/external-body")
@@ -132,6 +133,10 @@ def _header(message: bytes, start: int, end: int, limits: Limits) -> tuple[Heade
         raise TooMuch(f"a header of more than {limits.fields} fields")
     if len(header.all(_TYPE)) > 1:
         raise TooMuch("a header with more than one Content-Type")
+    for name in (_TYPE, _DISPOSITION):
+        # The standard library reads parameters in quadratic time.
+        if any(len(each.raw) > MOST_FIELD_BYTES for each in header.all(name)):
+            raise TooMuch(f"a {name} of more than {MOST_FIELD_BYTES} bytes")
     return header, min(header_end + 2, end)
 
 

@@ -162,6 +162,7 @@ def test_endless_headers_are_refused() -> None:
     assert refused(b"X: y\r\n" * 16_000_000) == "a header of more than 131072 bytes"
     assert refused(b"X: y\r\n" * 501 + b"\r\n") == "a header of more than 500 fields"
     assert refused(part("X: y\r\n" * 501))
+    assert refused(part("Content-Type: x/y" + ";a=b" * 2000)) == "a Content-Type of more than 4096 bytes"
     assert refused(part("Content-Type: text/plain\r\nContent-Type: application/x-msdownload"))
 
 
