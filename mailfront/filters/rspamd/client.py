@@ -39,7 +39,11 @@ class RspamdFilter(Filter):
             else:
                 connector = aiohttp.TCPConnector(force_close=True, limit=0)
             self._sessions[url] = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=_NO_TIMEOUT, trust_env=False
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=_NO_TIMEOUT,
+                trust_env=False,
+                auto_decompress=False,  # we ask for nothing compressed, and bound what we read
             )
 
     async def close(self) -> None:
@@ -66,7 +70,9 @@ class RspamdFilter(Filter):
     async def _post(self, url: str, request: list[tuple[str, str]], body: BodyRef) -> bytes:
         base = "http://rspamd" if url.startswith("unix:") else url
         try:
-            async with self._sessions[url].post(base + PATH, headers=request, data=_pieces(body)) as response:
+            async with self._sessions[url].post(
+                base + PATH, headers=request, data=_pieces(body), allow_redirects=False
+            ) as response:
                 if response.status != 200:
                     raise ConnectionError(f"rspamd answered HTTP {response.status}")
                 data = b""
