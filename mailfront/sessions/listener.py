@@ -20,8 +20,6 @@ from mailfront.sessions.table import SessionTable
 if TYPE_CHECKING:
     from mailfront.sessions.client import ClientConnection
 
-_LOOPBACK = ("127.", "::1")
-
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class SessionListener:
@@ -55,7 +53,7 @@ class SessionListener:
     def offer(self, ip: str, *, encrypted: bool) -> Offer:
         """What a client is offered on its connection as it is now. `ip` '' is a UNIX socket."""
         plaintext = self.login.plaintext
-        is_local = not ip or ip.startswith(_LOOPBACK)
+        is_local = not ip or ip == "::1" or ip.startswith("127.")
         passwords = encrypted or plaintext == "always" or (plaintext == "loopback" and is_local)
         key = (encrypted, passwords, self.abilities.version)
         found = self._offers.get(key)
