@@ -1,6 +1,7 @@
 """The catalogue of metrics and how processes share it."""
 
 import ast
+import asyncio
 import os
 import subprocess
 import sys
@@ -172,3 +173,39 @@ def test_prepare_empties_and_bad_names_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.db")) == []
     with pytest.raises(ValueError, match="underscore"):
         metrics.start(tmp_path, "worker_0")
+
+
+_EDGES = (0.0, 0.001, 0.0010001, 0.3, 300.0, 1e6)
+_SAMPLES = b"mailfront_store_commit_seconds"
+
+
+def _histogram() -> list[bytes]:
+    lines = metrics.render().splitlines()
+    return [line for line in lines if line.startswith(_SAMPLES) and b"_created" not in line]
+
+
+async def test_what_is_added_up_in_a_loop_is_what_would_have_been_counted_at_once() -> None:
+    """Every bucket, the sum and the counter are the same, also for values on an edge and beyond the last one."""
+
+    def count() -> None:
+        for value in _EDGES:
+            metrics.STORE_COMMIT_SECONDS.observe(value)
+            metrics.STORE_OPERATIONS.inc(amount=2)
+
+    count()
+    in_the_loop, operations = _histogram(), value_of("mailfront_store_operations_total", metrics.render())
+    meters.open_storage(None, "")
+    await asyncio.to_thread(count)  # no loop runs there: counted at once
+    assert in_the_loop == _histogram()
+    assert operations == value_of("mailfront_store_operations_total", metrics.render()) == 2 * len(_EDGES)
+
+
+async def test_counts_reach_the_storage_soon_without_being_asked_for(tmp_path: Path) -> None:
+    """Another process sees them: they are in the shared file a moment later."""
+    metrics.start(tmp_path, "worker-0")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    metrics.STORE_OPERATIONS.inc(amount=7)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    async with asyncio.timeout(20):
+        while {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before:
+            await asyncio.sleep(0.02)
