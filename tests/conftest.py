@@ -15,7 +15,7 @@ from tests.support import processes
 from tests.support.certificates import Authority, CertificateFiles
 from tests.support.clamd import Clamd
 from tests.support.cyrus import CyrusNode
-from tests.support.dovecot import DovecotNode, start_together
+from tests.support.dovecot import TINY, DovecotNode, start_together
 from tests.support.ldap import Slapd
 from tests.support.processes import new_directory
 from tests.support.rspamd import Rspamd
@@ -63,9 +63,10 @@ def server_certificate(authority: Authority) -> CertificateFiles:
 
 @pytest.fixture(scope="session")
 def three_nodes(server_certificate: CertificateFiles) -> Iterator[tuple[DovecotNode, DovecotNode, DovecotNode]]:
-    """store1, store2, store3: real Dovecot servers where every name is a user; "tiny" has a quota of 10 KB."""
+    """store1, store2, store3: real Dovecot servers where every name is a user; those of TINY have a quota of 10 KB."""
     nodes = tuple(
-        DovecotNode(f"store{number}", tls=server_certificate, quotas={"tiny": "*:storage=10K"}) for number in (1, 2, 3)
+        DovecotNode(f"store{number}", tls=server_certificate, quotas=dict.fromkeys(TINY, "*:storage=10K"))
+        for number in (1, 2, 3)
     )
     _shared_nodes.extend(nodes)
     start_together(nodes)

@@ -21,7 +21,7 @@ import pytest
 from mailfront.config.load import parse
 from tests.support.certificates import Authority, CertificateFiles
 from tests.support.doc_blocks import Block, blocks_of
-from tests.support.dovecot import DovecotNode
+from tests.support.dovecot import TINY, DovecotNode
 from tests.support.ldap import PEOPLE, Person, Slapd, ordinary_people
 from tests.support.mailfront_server import MailfrontServer
 from tests.support.ports import free_port
@@ -34,6 +34,7 @@ SAMPLE = ROOT / "deploy" / "mailfront.toml"
 EXAMPLE_ID = "06h0eg0rj6a7hfxa"
 KNOWN_INFO = {"", "text", "python", "console", "console may-fail", "console elsewhere", "toml"}
 COMMAND_TIMEOUT_S = 30.0
+FRESH = iter(TINY)
 BIG_BODY = "Subject: too large for tiny\r\n\r\n" + ("x" * 70 + "\r\n") * 1000
 
 RUNNABLE = {
@@ -58,9 +59,12 @@ class Documented:
 
     def queued_id(self) -> str:
         """Send a message that one mailbox takes and another, over its quota, does not; return its id."""
+        full = f"{next(FRESH)}@example.edu"  # a mailbox that was full a moment ago is refused at RCPT
         with smtplib.SMTP(*self.server.smtp) as client:
-            client.sendmail("sender@example.org", ["ana@example.edu", "tiny@example.edu"], BIG_BODY)
-        rows = wait_until(lambda: self.server.cli_json("queue", "list"), 5.0, "a queued recipient")
+            client.sendmail("sender@example.org", ["ana@example.edu", full], BIG_BODY)
+        rows = wait_until(
+            lambda: self.server.cli_json("queue", "list", "--recipient", full), 30.0, "a queued recipient"
+        )
         return str(rows[-1]["id"])
 
     def here(self, command: str, message_id: str) -> str:
@@ -98,7 +102,7 @@ class Documented:
 @pytest.fixture(scope="module")
 def people(server_certificate: CertificateFiles) -> Iterator[Slapd]:
     """OpenLDAP with the people of the examples."""
-    names = ("ana", "tiny", "postmaster")
+    names = ("ana", *TINY, "postmaster")
     people = [Person(uid=name, mail=(f"{name}@example.edu",)) for name in names]
     server = Slapd(people=[*people, *ordinary_people(3)], tls=server_certificate)
     server.start()

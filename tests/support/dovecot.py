@@ -29,6 +29,8 @@ DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "dovecot"
 USER_PASSWORD = "secret"
 HANDOFF_USER = "handoff@example.edu"
 HANDOFF_PASSWORD = "handoff-password"
+TINY = ("tiny", *(f"tiny{number}" for number in range(1, 40)))
+"""Mailboxes of the shared nodes that have a small quota: one that was full is refused at RCPT for a while."""
 MASTER_USER = "mailfront"
 MASTER_PASSWORD = "master-password"
 START_TIMEOUT_S = 60.0
