@@ -236,7 +236,7 @@ async def test_report_refuses_nothing(server: DnsServer) -> None:
 async def test_an_intact_chain_of_a_trusted_sealer_is_believed(server: DnsServer) -> None:
     """A list that breaks the signature but seals what it saw: refused, unless its domain is trusted."""
     seen = b"Authentication-Results: lists.forwarder.test; dkim=pass header.d=example.org; dmarc=pass; arc=none\r\n"
-    lines = dkim.arc_sign(seen + TEXT, b"s1", b"forwarder.test", key()[0], b"lists.forwarder.test")  # type: ignore[no-untyped-call]
+    lines = dkim.arc_sign(seen + TEXT, b"s1", b"forwarder.test", key()[0], b"lists.forwarder.test")
     mail = message(b"".join(lines) + TEXT, ip="192.0.2.66", sender="list@forwarder.test")
     for trusted, action in (((), Action.REJECT), (("forwarder.test",), Action.CONTINUE)):
         settings = AuthSettings(name_servers=(server.address,), dmarc="enforce", trusted_sealers=trusted)

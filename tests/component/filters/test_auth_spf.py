@@ -52,7 +52,7 @@ def test_the_suite_is_whole() -> None:
 async def test_dns_trouble_is_temperror(server: DnsServer) -> None:
     """A name server that fails, is silent, or is not there: temperror, within the time."""
     server.records = {"fails.test": FAILS, "silent.test": SILENT}
-    asked = {"ip": "192.0.2.1", "helo": "client.test"}
+    asked: dict[str, Any] = {"ip": "192.0.2.1", "helo": "client.test"}
     assert (await check(server, sender="a@fails.test", **asked)).result == "temperror"
     assert (await check(server, sender="a@silent.test", timeout_s=0.3, **asked)).result == "temperror"
     assert (await check(closed_port(), sender="a@fails.test", timeout_s=0.3, **asked)).result == "temperror"
