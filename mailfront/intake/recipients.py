@@ -94,6 +94,7 @@ class Recipients:
         self._alarms = alarms
         self._local_domains = local_domains
         self._routes = routes or RouteTable()
+        self._has_routes = bool(routes)
         self._is_full = is_full
         self._route_check = route_check
         self._postmaster = postmaster
@@ -116,7 +117,7 @@ class Recipients:
     ) -> Target | Expanded | Reply:
         """Decide about one RCPT of mail from `sender`. Returns whom it reaches, or the reply to give. Cancellation is
         safe."""
-        if (hop := self._routes.find(address)) is not None:
+        if self._has_routes and (hop := self._routes.find(address)) is not None:
             refusal = None if self._route_check is None else await self._route_check(hop, address)
             if refusal is not None:
                 return refusal
@@ -137,7 +138,7 @@ class Recipients:
             record = answer.record
             if record.status is Status.SUSPENDED:
                 return reply(550, "5.2.1", f"<{address}>: this mailbox is disabled")
-            if record.redirected:
+            if record.forwards or record.group is not None:
                 return await self._expander.expand(address, options, answer, sender)
             if record.over_quota or self._is_full(record.key):
                 return reply(452, "4.2.2", f"<{address}>: this mailbox is full, try again later")

@@ -18,6 +18,10 @@ class RouteTable:
         """`names` are domains and addresses in the form of `route_name`."""
         self._hops = {name: route_hop(name) for name in names}
 
+    def __bool__(self) -> bool:
+        """Whether there is any route."""
+        return bool(self._hops)
+
     def of_address(self, address: Address) -> NodeId | None:
         """The hop of a route that names this very address."""
         if not self._hops:
