@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import dns.resolver
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import processes
 from tests.support.certificates import Authority, CertificateFiles
@@ -20,6 +21,10 @@ from tests.support.ldap import Slapd
 from tests.support.processes import new_directory
 from tests.support.rspamd import Rspamd
 from tests.support.spamd import Spamd
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 _shared_nodes: list[DovecotNode] = []
 
