@@ -63,7 +63,7 @@ def kill_keeper(cluster: FaultCluster) -> None:
 def ended(case: Case, sink: SmtpSink, letter: Letter) -> tuple[int, int]:
     """Wait until nothing is queued. Returns how many copies are at home and how many have left."""
     case.settle()
-    wait_until(lambda: left(sink, letter) > 0, 30.0, "the copy outside")
+    wait_until(lambda: left(sink, letter) > 0, 60.0, "the copy outside")
     case.check("a forward with a copy")
     return sum(case.copies(letter).values()), left(sink, letter)
 

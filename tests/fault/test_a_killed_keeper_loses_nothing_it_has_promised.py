@@ -77,7 +77,7 @@ def test_while_the_drain_delivers(cluster: FaultCluster) -> None:
         assert not case.rows()
         held = [cluster.hold(home, step, letters[home].mailboxes[0]) for home, step in STEP_AT.items()]
     for hold in held:
-        hold.wait(20.0)
+        hold.wait(60.0)
     assert {hint.state for hint in case.hints()} == {"draining"}
     kill_keeper(cluster)
     for hold in held:
@@ -95,7 +95,7 @@ def test_between_the_delivery_home_and_the_end_of_the_copy(cluster: FaultCluster
         assert case.post(letter).wait().text.endswith("queued")
         holder = cluster.dovecot(case.hints()[0].holder)
         hold = cluster.hold("store1", "answer", letter.mailboxes[0])
-    hold.wait(20.0)
+    hold.wait(60.0)
     holder.hang()
     hold.go()
     case.wait_until(lambda: [hint.state for hint in case.hints()] == ["done"], "the commit of `done`")

@@ -24,7 +24,7 @@ def kill_noticed(cluster: FaultCluster, node: str) -> None:
         changes = cluster.server.events("node_state")[seen_count:]
         return any((change["node"], change["protocol"]) == (node, "imap") for change in changes)
 
-    wait_until(is_noticed, 15.0, f"notice that {node} is away")
+    wait_until(is_noticed, 60.0, f"notice that {node} is away")
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_node_dies_in_the_middle_of_the_drain(cluster: FaultCluster, victim: s
         assert case.post(letter).wait().text.endswith("queued")
         holder = cluster.dovecot(case.hints()[0].holder)
         hold = cluster.hold("store3", "answer", letter.mailboxes[0])
-    hold.wait(20.0)
+    hold.wait(60.0)
     dead = "store3" if victim == "home" else holder.id
     kill_noticed(cluster, dead)
     if victim == "home":

@@ -48,12 +48,12 @@ def test_a_new_node_by_reload_moves_nobody(cluster: FaultCluster, newcomer: Scri
         return case.letter_to(mailboxes[len(case.letters) % len(mailboxes)])
 
     with Stream(cluster.server.smtp, next_letter, clients=2) as stream:
-        wait_until(lambda: stream.answered_count >= MAILBOXES_COUNT, 20.0, "the load")
+        wait_until(lambda: stream.answered_count >= MAILBOXES_COUNT, 60.0, "the load")
         first, *others = cluster.server.document["node"]
         cluster.server.change({"node": [table, {**first, "weight": 10}, *others]})
         assert cluster.server.reload()
         count = stream.answered_count
-        wait_until(lambda: stream.answered_count >= count + MAILBOXES_COUNT, 20.0, "the load after the reload")
+        wait_until(lambda: stream.answered_count >= count + MAILBOXES_COUNT, 60.0, "the load after the reload")
     after = owned(cluster)
     assert {node: buckets for node, (buckets, _) in after.items()} == {
         "store3": 0,

@@ -167,8 +167,8 @@ def test_a_process_that_does_not_come_up(cluster: FaultCluster, part: str) -> No
 
     edit(cluster, {'deadline = "4s"': 'deadline = "7s"'})
     server.process.send_signal(signal.SIGHUP)
-    os.kill(wait_until(fresh, 20.0, f"a new {part}")[0], signal.SIGKILL)
-    wait_until(lambda: len(server.events("config_refused")) > reloads, 20.0, "the refusal")
+    os.kill(wait_until(fresh, 60.0, f"a new {part}")[0], signal.SIGKILL)
+    wait_until(lambda: len(server.events("config_refused")) > reloads, 60.0, "the refusal")
     (problem,) = server.events("config_refused")[-1]["problems"]
     assert part in problem
     server.wait_for_parts()

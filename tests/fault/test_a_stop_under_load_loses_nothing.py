@@ -38,11 +38,11 @@ def test_a_stop_under_load_loses_nothing(cluster: FaultCluster) -> None:
     """Every final dot that was sent before the end has its reply; so nothing is there twice, and nothing is missing."""
     case = cluster.case()
     with load(case) as stream:
-        wait_until(lambda: stream.answered_count >= 40, 20.0, "the load")
+        wait_until(lambda: stream.answered_count >= 40, 60.0, "the load")
         assert cluster.server.stop() == 0
         before = stream.answered_count
         cluster.server.start()
-        wait_until(lambda: stream.answered_count >= before + 20, 20.0, "the load after the start")
+        wait_until(lambda: stream.answered_count >= before + 20, 60.0, "the load after the start")
     assert all(letter.acknowledged for letter in case.letters)
     assert not [attempt for letter in case.letters for attempt in letter.tries if attempt.unanswered]
     case.settle()

@@ -217,5 +217,5 @@ def test_a_node_that_fails_before_any_mailbox(
         letter = case.letter("store1")
         return case.send(letter).endswith("delivered")
 
-    case.wait_until(is_back, "the node's return", 30.0)
+    case.wait_until(is_back, "the node's return", 60.0)
     case.check(f"fails at {step}, back")

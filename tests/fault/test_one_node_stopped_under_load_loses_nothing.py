@@ -41,7 +41,7 @@ def test_all_250_nothing_lost_and_all_at_home_in_the_end(cluster: FaultCluster) 
     case = cluster.case()
     people = [cluster.fresh_mailbox(node) for _ in range(PEOPLE_PER_NODE) for node in NODES]
     with stream_of(case, people) as stream:
-        wait_until(lambda: stream.answered_count >= 200, 30.0, "the first 200 replies")
+        wait_until(lambda: stream.answered_count >= 200, 60.0, "the first 200 replies")
         cluster.dovecot("store1").stop()
         wait_until(lambda: stream.answered_count >= 600, 60.0, "600 replies")
     away = case.check("one node stopped")
@@ -51,7 +51,7 @@ def test_all_250_nothing_lost_and_all_at_home_in_the_end(cluster: FaultCluster) 
     assert {hint.holder for hint in case.hints()} == {"store2", "store3"}
     with stream_of(case, people) as stream:
         cluster.dovecot("store1").start()
-        wait_until(lambda: stream.answered_count >= 200, 30.0, "200 replies after the return")
+        wait_until(lambda: stream.answered_count >= 200, 60.0, "200 replies after the return")
     case.settle(60.0)
     report = case.check("one node stopped, back again")
     assert (report.delivered, report.acknowledged) == (report.sent, report.sent)

@@ -18,7 +18,7 @@ import pytest
 from tests.support.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-ONCE_WITHIN_S = 60.0
+ONCE_WITHIN_S = 240.0
 
 
 class Demo:
@@ -125,13 +125,13 @@ def test_it_stays_up_for_a_mail_client_until_ctrl_c(folder: Path) -> None:
         with smtplib.SMTP("127.0.0.1", smtp_port, local_hostname="client.example.org") as client:
             client.sendmail("a@example.org", ["zoe@example.edu"], b"Subject: to zoe\r\n\r\nhello\r\n")
         password, imap_port = demo.said(r"zoe@example\.edu +zoe +(\S+) +store\d +127\.0\.0\.1:(\d+)\n")
-        with imaplib.IMAP4("127.0.0.1", int(imap_port), timeout=10) as session:
+        with imaplib.IMAP4("127.0.0.1", int(imap_port), timeout=60) as session:
             session.login("zoe", password)
             session.select()
             assert session.search(None, "SUBJECT", '"to zoe"')[1] == [b"1"]
         program, options = demo.said(r"ask +(\S+)(.*?) VERB,")
         command = [program, *options.split(), "queue", "stats", "--json"]
-        assert subprocess.run(command, capture_output=True, timeout=30, cwd=ROOT).returncode == 0
+        assert subprocess.run(command, capture_output=True, timeout=120, cwd=ROOT).returncode == 0
         os.kill(int(demo.said(r"kill -9 (\d+) ends store1")[0]), signal.SIGKILL)
         demo.wait_for("store1 is back")
         demo.process.send_signal(signal.SIGINT)
@@ -187,7 +187,7 @@ def test_nothing_outlives_it(folder: Path) -> None:
     assert len(demo.relatives()) >= 5
     demo.process.kill()
     demo.process.wait()
-    wait_until(lambda: not demo.relatives(), 20.0, "the end of all processes")
+    wait_until(lambda: not demo.relatives(), 60.0, "the end of all processes")
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_nothing_outlives_it(folder: Path) -> None:
         ),
         pytest.param(
             "import mailfront.demo.cluster as cluster\n"
-            "cluster.START_WITHIN_S = 5\n"
+            "cluster.START_WITHIN_S = 60\n"
             "write = cluster.document_to_toml\n"
             "cluster.document_to_toml = lambda document: write(document).replace('workers', 'wrokers')",
             "the front end has ended; its log:",

@@ -149,7 +149,7 @@ def success(number: int, operation: int) -> bytes:
     return b"\x30" + bytes([len(content)]) + content
 
 
-async def until(condition: Callable[[], object], what: str, limit_s: float = 20.0) -> None:
+async def until(condition: Callable[[], object], what: str, limit_s: float = 60.0) -> None:
     """Wait for a condition with a limit, without blocking the event loop."""
     end_s = time.monotonic() + limit_s
     while not condition():

@@ -33,7 +33,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((RO
 SAMPLE = ROOT / "deploy" / "mailfront.toml"
 EXAMPLE_ID = "06h0eg0rj6a7hfxa"
 KNOWN_INFO = {"", "text", "python", "console", "console may-fail", "console elsewhere", "toml"}
-COMMAND_TIMEOUT_S = 30.0
+COMMAND_TIMEOUT_S = 120.0
 FRESH = iter(TINY)
 BIG_BODY = "Subject: too large for tiny\r\n\r\n" + ("x" * 70 + "\r\n") * 1000
 

@@ -117,7 +117,7 @@ def test_never_is_never(world: World) -> None:
     world.send(ANA, GHOST, sender="quiet@out.example", wishes=("NOTIFY=NEVER",))
     (event,) = wait_until(
         lambda: [each for each in world.front.events("notice") if each["recipient"] == "quiet@out.example"],
-        30.0,
+        60.0,
         "the event",
     )
     assert (event["notice"], event["reason"]) == ("", "not asked for")
@@ -128,7 +128,7 @@ def test_success_of_mail_that_waited(world: World) -> None:
     """The node was away, the mail waited and arrived: who asked for it hears `delivered`, once."""
     world.node.kill9()
     world.send(ANA, sender="ask@out.example", options=("ENVID=q7",), wishes=("NOTIFY=SUCCESS,FAILURE",))
-    wait_until(lambda: world.front.cli_json("queue", "stats")["total"] == 1, 30.0, "the mail in the queue")
+    wait_until(lambda: world.front.cli_json("queue", "stats")["total"] == 1, 60.0, "the mail in the queue")
     world.node.start()
     notice = world.outside.arrived("Action: delivered", "ask@out.example")
     assert b"Status: 2." in notice.body
@@ -164,7 +164,7 @@ def test_late_mail_is_warned_about_once_and_then_given_up(world: World) -> None:
     assert world.front.reload()
     filling = b"Subject: fill\r\n\r\n" + b"0123456789 the quick brown fox\r\n" * 250
     world.send("tiny@example.edu", sender="fill@out.example", body=filling)
-    wait_until(lambda: world.node.messages("tiny"), 30.0, "the first message")
+    wait_until(lambda: world.node.messages("tiny"), 60.0, "the first message")
     world.send(ANA, "tiny@example.edu", sender="late@out.example", body=filling)
     warning = world.outside.arrived("Action: delayed", "late@out.example")
     assert warning.failures == set()

@@ -191,7 +191,7 @@ def test_over_smtp_the_refused_copy_waits_in_quarantine_and_the_others_go_on(
     (row,) = quarantined(server, id_in(said))
     assert (row["recipient"], row["state"]) == (strict_ana, "quarantined")
     release(server, id_in(said))
-    wait_until(lambda: inbox(three_nodes, strict_ana), 30.0, "the released copy")
+    wait_until(lambda: inbox(three_nodes, strict_ana), 60.0, "the released copy")
 
 
 def test_edits_reach_only_those_whom_the_filter_binds(
@@ -202,7 +202,7 @@ def test_edits_reach_only_those_whom_the_filter_binds(
     code, said = sent(server, message(strict={"edits": [["add_header", "X-Strict", "yes"]]}), ana, strict_ana)
     assert (code, said.rpartition(" ")[2]) == (250, "queued")
     (unmarked,) = inbox(three_nodes, ana)
-    (marked,) = wait_until(lambda: inbox(three_nodes, strict_ana), 30.0, "the marked version")
+    (marked,) = wait_until(lambda: inbox(three_nodes, strict_ana), 60.0, "the marked version")
     assert b"\nX-Strict: yes\n" in marked
     assert b"\nX-Strict: " not in unmarked
     (event,) = [each for each in server.events("message") if each["id"] == id_in(said)]
@@ -240,7 +240,7 @@ def test_release_asks_no_filter_again(server: MailfrontServer, three_nodes: Sequ
     asked_before = {row["name"]: row["verdicts"] for row in server.cli_json("filter", "list")}
     assert asked_before["scripted"]["quarantine"] >= 1
     release(server, id_in(said))
-    (copy,) = wait_until(lambda: inbox(three_nodes, ana), 30.0, "the released copy")
+    (copy,) = wait_until(lambda: inbox(three_nodes, ana), 60.0, "the released copy")
     assert b"\nX-Odd: yes\n" in copy
     assert b"\nX-Spam: Yes\n" in copy
     assert {row["name"]: row["verdicts"] for row in server.cli_json("filter", "list")} == asked_before
@@ -253,7 +253,7 @@ def test_hold_is_a_state_of_the_queue(server: MailfrontServer, three_nodes: Sequ
     rows = server.cli_json("queue", "list", "--state", "held", "--id", id_in(said))
     assert [row["recipient"] for row in rows] == [ana]
     release(server, id_in(said))
-    wait_until(lambda: inbox(three_nodes, ana), 30.0, "the released copy")
+    wait_until(lambda: inbox(three_nodes, ana), 60.0, "the released copy")
 
 
 def test_discarded_mail_is_accepted_and_gone_and_the_log_says_so(

@@ -107,10 +107,10 @@ def test_a_forward_with_a_copy_is_one_message_at_home_and_outside(post: Post) ->
     """The copy is at home when the client hears 250; the other leaves with the forward's name on it, sender kept."""
     assert post.send("fred").endswith("queued")
     assert len(post.at_home("fred")) == 1
-    (outside,) = wait_until(post.outside, 30.0, "the copy outside")
+    (outside,) = wait_until(post.outside, 60.0, "the copy outside")
     assert outside.count(b"Delivered-To: fred@example.edu") == 1
     assert b"x@example.org" in outside
-    wait_until(post.queue_is_empty, 30.0, "an empty queue")
+    wait_until(post.queue_is_empty, 60.0, "an empty queue")
     assert len(post.at_home("fred")) == 1
 
 
@@ -125,7 +125,7 @@ def test_what_comes_back_from_a_forward_goes_home_and_no_further(post: Post) -> 
 def test_a_forward_of_a_forward_reaches_both_ends(post: Post) -> None:
     """flora forwards to fred, who keeps a copy and forwards outside: flora's own mailbox gets nothing."""
     assert post.send("flora").endswith("queued")
-    wait_until(post.outside, 30.0, "the copy outside")
+    wait_until(post.outside, 60.0, "the copy outside")
     assert (len(post.at_home("fred")), post.at_home("flora")) == (1, [])
 
 
@@ -133,7 +133,7 @@ def test_a_list_sends_in_its_owners_name(post: Post) -> None:
     """Members at home and outside get it from the owner; who may not post is refused."""
     assert post.send("team", sender="eve@out.example").startswith("550 5.7.2")
     assert post.send("team").endswith("queued")
-    wait_until(lambda: len(post.outside()) == 2, 30.0, "both copies outside")
+    wait_until(lambda: len(post.outside()) == 2, 60.0, "both copies outside")
     outside = post.outside()
     assert all(b"boss@example.edu" in copy and b"<x@example.org>" not in copy.split(b"\r\n\r\n")[0] for copy in outside)
     (home,) = post.at_home("fiona")
@@ -144,7 +144,7 @@ def test_success_is_told_for_a_delivery_while_the_client_waits(post: Post) -> No
     """NOTIFY=SUCCESS for a mailbox at home: delivered at once, and the sender hears it by a notice outside."""
     assert post.send("fiona", options=["NOTIFY=SUCCESS"]).endswith("delivered")
     assert len(post.at_home("fiona")) == 1
-    (notice,) = wait_until(post.outside, 30.0, "the notice")
+    (notice,) = wait_until(post.outside, 60.0, "the notice")
     assert b"Action: delivered" in notice
 
 
@@ -159,7 +159,7 @@ def test_a_full_mailbox_is_refused_at_rcpt_by_every_worker(post: Post) -> None:
         answers.append(post.send("tiny"))
         return len(answers) > 8 and all("is full" in answer for answer in answers[-8:])
 
-    wait_until(refused_at_rcpt, 30.0, "eight refusals at RCPT in a row")
+    wait_until(refused_at_rcpt, 60.0, "eight refusals at RCPT in a row")
 
 
 def test_a_lookup_draws_the_way_as_a_tree(front: MailfrontServer) -> None:

@@ -91,7 +91,7 @@ def test_a_reload_ends_no_session(server: MailfrontServer) -> None:
     assert client.select("INBOX")[0] == "OK"
     assert not set(server.workers()) & set(old)
     client.logout()
-    wait_until(lambda: not any(_alive(pid) for pid in old), 30.0, "the end of the old workers")
+    wait_until(lambda: not any(_alive(pid) for pid in old), 60.0, "the end of the old workers")
 
 
 def _alive(pid: int) -> bool:
@@ -105,11 +105,11 @@ def test_without_ldap_nobody_hears_of_a_wrong_password(server: MailfrontServer, 
     """A right and a wrong password get the same temporary error; when LDAP is back the right one is accepted."""
     slapd.stop()
     try:
-        wait_until(lambda: _refusal(server, "user0012", "secret") == "UNAVAILABLE", 30.0, "UNAVAILABLE")
+        wait_until(lambda: _refusal(server, "user0012", "secret") == "UNAVAILABLE", 60.0, "UNAVAILABLE")
         assert _refusal(server, "user0012", "wrong") == "UNAVAILABLE"
     finally:
         slapd.start()
-    wait_until(lambda: not _refusal(server, "user0012", "secret"), 30.0, "a login after LDAP is back")
+    wait_until(lambda: not _refusal(server, "user0012", "secret"), 60.0, "a login after LDAP is back")
 
 
 def _refusal(server: MailfrontServer, user: str, password: str) -> str:

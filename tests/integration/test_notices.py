@@ -63,7 +63,7 @@ def test_a_bounced_message_is_told_outside_and_at_home(
     assert all_failures(email.message_from_bytes(inside))[1] == {b"ana@example.edu"}
     assert b"the administrator of this mail system has given up the delivery" in inside
     assert b"left the university" not in inside
-    wait_until(lambda: front.cli_json("queue", "stats")["total"] == 0, 30.0, "an empty queue")
+    wait_until(lambda: front.cli_json("queue", "stats")["total"] == 0, 60.0, "an empty queue")
     assert node.messages("ana") == []
     told = front.events("notice")
     assert {(event["recipient"], event["kind"]) for event in told} == {(OUTSIDE, "failed"), (INSIDE, "failed")}
@@ -88,7 +88,7 @@ def test_a_smarthost_that_is_away_keeps_the_notice_waiting(
             rows = server.cli_json("queue", "list")
             return [row for row in rows if row["home"] == "@relay" and "127.0.0.1:1" in row["last_reply"]]
 
-        (row,) = wait_until(deferred, 30.0, "the failed attempt")
+        (row,) = wait_until(deferred, 60.0, "the failed attempt")
         assert (row["recipient"], row["state"]) == (OUTSIDE, "deferred")
     finally:
         server.stop()

@@ -138,7 +138,7 @@ def test_a_redirected_message_arrives_at_the_new_address_once(empty: MailfrontSe
     done = empty.cli_json("queue", "redirect", "--recipient", "ana@example.edu", "--to", "Eve@example.edu")
     assert (done["matched"], done["changed"]) == (1, 1)
     node.start()
-    wait_until(lambda: copies(node, "moved") == {"eve": 1, "ben": 1}, 30.0, "the copies")
+    wait_until(lambda: copies(node, "moved") == {"eve": 1, "ben": 1}, 60.0, "the copies")
     redirected = empty.events("queue_redirected")[-1]
     assert (redirected["recipient"], redirected["to"]) == ("ana@example.edu", "Eve@example.edu")
 
@@ -182,9 +182,9 @@ def test_an_export_is_imported_once_and_loses_nothing(empty: MailfrontServer, no
         }
         call(other, "queue.release", everything=True)
         node.start()
-        wait_until(lambda: copies(node, "small") == {"ana": 1, "ben": 1}, 30.0, "the small message")
-        wait_until(lambda: copies(node, "large") == {"cid": 1}, 30.0, "the large message")
-        wait_until(lambda: call(other, "queue.stats")["total"] == 0, 30.0, "an empty queue")
+        wait_until(lambda: copies(node, "small") == {"ana": 1, "ben": 1}, 60.0, "the small message")
+        wait_until(lambda: copies(node, "large") == {"cid": 1}, 60.0, "the large message")
+        wait_until(lambda: call(other, "queue.stats")["total"] == 0, 60.0, "an empty queue")
         assert other.cli_json("queue", "import", str(offline))["recipients"] == 0, "delivered is delivered"
         assert (large, "cid@example.edu") in after
     finally:

@@ -156,7 +156,7 @@ def test_a_server_that_is_away_keeps_its_mail_waiting(world: World, post: Post) 
         rows = world.front.cli_json("queue", "list", "--recipient", "x@away.example.edu")
         return [row for row in rows if "cannot connect" in str(row["last_reply"])]
 
-    (row,) = wait_until(tried, 30.0, "the failed attempt")
+    (row,) = wait_until(tried, 60.0, "the failed attempt")
     assert row["home"] == "@route:away.example.edu"
     alarms = {each["name"] for each in world.front.cli_json("health")["alarms"]}
     assert "queue.hop_fails.@route:away.example.edu" in alarms

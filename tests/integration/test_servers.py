@@ -298,7 +298,7 @@ def test_postfix_relays_to_a_sink_and_tries_again() -> None:
             lambda: [item for item in postfix.queue() if item["recipients"][0].get("delay_reason")], 10.0, "a deferral"
         )
         sink.start()
-        wait_until(lambda: not postfix.queue(), 15.0, "an empty queue")
+        wait_until(lambda: not postfix.queue(), 60.0, "an empty queue")
         assert "status=sent" in postfix.log_text()
 
 

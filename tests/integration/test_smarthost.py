@@ -43,7 +43,7 @@ class World:
         """Wait for the message with this text behind the smarthost."""
         found = wait_until(
             lambda: [each for each in self.behind.received() if text.encode() in each.body],
-            30.0,
+            60.0,
             f"{text} behind Postfix",
         )
         assert len(found) == 1
@@ -274,4 +274,4 @@ async def test_one_connection_for_many_messages(world: World, tmp_path: Path) ->
             await rig.put(ANA, hop=RELAY, body=body_of(f"many-{number}"))
             await rig.until(lambda rows: not rows)
     await relay.close()
-    wait_until(lambda: "mail=5 rcpt=5 data=5 quit=1" in world.postfix.log_text(), 20.0, "the end of the connection")
+    wait_until(lambda: "mail=5 rcpt=5 data=5 quit=1" in world.postfix.log_text(), 60.0, "the end of the connection")

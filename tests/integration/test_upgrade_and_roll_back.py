@@ -61,9 +61,9 @@ def test_mail_survives_an_upgrade_and_the_way_back(tmp_path: Path) -> None:
         }
         call(front, "queue.release", everything=True)
         node.start()
-        wait_until(lambda: copies(node, "newer") == {"cid": 1, "dan": 1}, 30.0, "the newer message")
-        wait_until(lambda: copies(node, "older") == {"ana": 1, "ben": 1}, 30.0, "the older message")
-        wait_until(lambda: call(front, "queue.stats")["total"] == 0, 30.0, "an empty queue")
+        wait_until(lambda: copies(node, "newer") == {"cid": 1, "dan": 1}, 60.0, "the newer message")
+        wait_until(lambda: copies(node, "older") == {"ana": 1, "ben": 1}, 60.0, "the older message")
+        wait_until(lambda: call(front, "queue.stats")["total"] == 0, 60.0, "an empty queue")
     finally:
         front.stop()
         node.stop()
