@@ -11,7 +11,8 @@ forged and he would hear of what a stranger sent. Clients in `warn_networks` are
 
 A notice is a message with the null reverse-path to one address whose home nobody knows yet: its next hop is `RESOLVE`.
 About a message that has the null reverse-path itself nobody is told (RFC 5321 section 6.1): a failure of it goes to
-`double_bounce`, if that is set, and is recorded as an event in any case.
+`double_bounce`, if that is set, and is recorded as an event in any case. Such a notice carries an ENVID of its own by
+which it is known if it fails too, wherever forwards have sent it by then: about that nobody is told any more.
 
 A row is deleted only in the transaction that keeps its notice, so no crash loses the one or doubles the other.
 """
@@ -36,6 +37,8 @@ from mailfront.store.writer import Connection
 __all__ = ["Ended", "NoticeKind", "NoticePolicy", "Told", "report_told", "tell"]
 
 MOST_SHOWN = 50
+DOUBLE_BOUNCE = "double-bounce"
+"""The ENVID of a notice to `double_bounce`."""
 _FORGED = "the sender's domain denies that it is him"
 
 
@@ -146,8 +149,8 @@ def _tell_nobody(
 ) -> Told:
     """The null reverse-path: the administrator may have a mailbox for such failures; it never gets one about itself."""
     to = policy.double_bounce
-    if kind is NoticeKind.FAILED and to is not None and to not in names:
-        return _insert(connection, policy, message, kind, group, to, now_s)
+    if kind is NoticeKind.FAILED and to is not None and to not in names and message.envid != DOUBLE_BOUNCE:
+        return _insert(connection, policy, message, kind, group, to, now_s, envid=DOUBLE_BOUNCE)
     return Told(about=message.id, notice="", to="", kind=kind, recipients=names, reason="the sender is null")
 
 
@@ -159,6 +162,8 @@ def _insert(
     group: Sequence[Ended],
     to: str,
     now_s: float,
+    *,
+    envid: str | None = None,
 ) -> Told:
     try:
         original = message_rows.get_chunk(connection, message.id, 0) or b""
@@ -183,6 +188,7 @@ def _insert(
         size_bytes=len(content),
         body_type=BodyType.SEVENBIT if content.isascii() else BodyType.EIGHTBITMIME,
         smtputf8=not to.isascii() or needs_smtputf8(content),
+        envid=envid,
     )
     row = QueuedRecipient(
         number=0,

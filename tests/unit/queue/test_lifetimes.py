@@ -8,13 +8,14 @@ import pytest
 
 from mailfront.base.clock import ManualClock
 from mailfront.mail.body import MemoryBody
-from mailfront.mail.envelope import RecipientOptions
-from mailfront.mail.next_hop import RESOLVE
-from mailfront.mail.outcome import Blame, Deferred, Unknown
+from mailfront.mail.envelope import NO_OPTIONS, RecipientOptions
+from mailfront.mail.names import NodeUser
+from mailfront.mail.next_hop import NEXT_HOP_BUCKET, RELAY, RESOLVE, next_hop_key
+from mailfront.mail.outcome import Blame, Deferred, Failed, Unknown
 from mailfront.mail.reply import reply
 from mailfront.queue.lifetimes import Lifetimes
 from mailfront.queue.queue import Queue
-from mailfront.queue.rows import QueuedMessage, QueuedRecipient, RecipientState
+from mailfront.queue.rows import Place, QueuedMessage, QueuedRecipient, RecipientState
 from mailfront.store import recipient_rows
 from tests.support.queue_rows import (
     HOPS,
@@ -147,6 +148,28 @@ async def test_no_backscatter(
     clock.advance(LIFETIME_S)
     assert len(await look(queue)) == failed
     assert await rows(queue) == []
+
+
+async def test_a_double_bounce_that_fails_behind_a_forward_is_the_last_one(queue: Queue, clock: ManualClock) -> None:
+    """The mailbox of `double_bounce` forwards outside and is refused there: no notice about the notice, for ever."""
+    await put(queue, sender=None)
+    clock.advance(LIFETIME_S + 1)
+    lifetimes = Lifetimes(queue)
+    await lifetimes.expire()
+    (notice,) = await queue.claim(RESOLVE, limit=1, owner="me")
+    away = Place(
+        address="admin@out.example",
+        mailbox_key=next_hop_key(RELAY),
+        bucket=NEXT_HOP_BUCKET,
+        node_user=NodeUser("admin@out.example"),
+        options=NO_OPTIONS,
+        via="staff@example.edu",
+        list_owner="owner@example.edu",
+    )
+    await queue.redirect_row(notice.message.id, 0, 1, [away])
+    (sent,) = await queue.claim(RELAY, limit=1, owner="me")
+    await queue.settle(sent.message.id, {0: Failed(reply(550, "5.1.1", "nobody"), RELAY)})
+    assert await look(queue) == []
 
 
 async def test_what_is_held_waits_for_a_person(queue: Queue, clock: ManualClock) -> None:
