@@ -40,6 +40,11 @@ class Ruling:
     edits: tuple[Edit, ...]
     reason: str = ""
 
+    @property
+    def removes(self) -> bool:
+        """Whether this recipient was taken out, while the message as such was not thrown away."""
+        return self.action is Action.DISCARD and self.by is not None and self.by.verdict.action is not Action.DISCARD
+
 
 _PASSED = Ruling(Action.CONTINUE, None, ())
 

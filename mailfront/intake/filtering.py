@@ -8,8 +8,8 @@ Nothing is kept or delivered here, and nothing here survives a crash: the client
 """
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from mailfront.filters.arbitration import Ruling, arbitrate, one_reply
 from mailfront.filters.chain import Chain, DeadlinePassed
@@ -37,7 +37,7 @@ class Screened:
 
     `refusal`: the one reply for everybody, or None. `fates[i]`: what becomes of RCPT i instead of a delivery, None: it
     is delivered. `edited`: the message as it goes on, None: as it came. `variants`: other versions of it, for RCPTs
-    that filters bind in another way. `added`: recipients that filters want besides.
+    that filters bind in another way. `added`: recipients that filters want besides, each with its fate.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -45,7 +45,7 @@ class Screened:
     fates: tuple[Fate | None, ...] = ()
     edited: Edited | None = None
     variants: tuple["Variant", ...] = ()
-    added: tuple[Address, ...] = ()
+    added: Mapping[Address, Fate | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +149,7 @@ def leaves_of(variant: Variant, recipients: Sequence[Sequence[int]]) -> tuple[in
 def mailbox_fates(recipients: Sequence[Sequence[int]], fates: Sequence[Fate | None]) -> dict[int, Fate]:
     """What becomes of mailboxes instead of a delivery. `recipients[i]` are the mailboxes that RCPT i led to.
 
-    RCPTs that share a mailbox share the mildest of their fates. RCPTs without a fate, such as added ones, are
-    delivered.
+    RCPTs that share a mailbox share the mildest of their fates. RCPTs without a fate are delivered.
     """
     found: dict[int, Fate | None] = {}
     for number, indexes in enumerate(recipients):
@@ -183,20 +182,27 @@ def _screened(
         return Screened(findings=findings, refusal=refusals[0])
     fates = tuple(_fate(ruling, refusal) for ruling, refusal in zip(rulings, refusals, strict=True))
     versions: dict[tuple[Edit, ...], list[int]] = {}
-    added: dict[Address, None] = {}
+    added: dict[Address, Fate | None] = {}
     for number, (ruling, fate) in enumerate(zip(rulings, fates, strict=True)):
-        if fate is None or isinstance(fate, Retained):
-            versions.setdefault(content_edits(ruling.edits), []).append(number)
-            added.update(dict.fromkeys(added_recipients(ruling.edits)))
+        # Who is removed gets no copy, but whom the filter names instead gets one: that is how filters redirect.
+        if fate is None or isinstance(fate, Retained) or ruling.removes:
+            sharing = versions.setdefault(content_edits(ruling.edits), [])
+            if not ruling.removes:
+                sharing.append(number)
+            own = None if ruling.removes else fate
+            for address in added_recipients(ruling.edits):
+                added[address] = min(added.get(address, own), own, key=_harshness)
     main, *others = sorted(versions.items(), key=lambda version: -len(version[1])) or [((), [])]
     return Screened(
         findings=findings,
         fates=fates,
         edited=_edited(main[0], headers, body),
         variants=tuple(
-            Variant(recipients=frozenset(numbers), edited=_edited(edits, headers, body)) for edits, numbers in others
+            Variant(recipients=frozenset(numbers), edited=_edited(edits, headers, body))
+            for edits, numbers in others
+            if numbers
         ),
-        added=tuple(added),
+        added=added,
     )
 
 

@@ -285,8 +285,10 @@ class Transaction:
             added = await look_up_added(self._intake.recipients, screened.added, self._request.reverse_path, self.id)
             if isinstance(added, Reply):
                 return Screened(findings=screened.findings, refusal=added)
-            for target in added:
+            for target in added.values():
                 self._take(target)
+            # What keeps the message back from everybody keeps it back from them too.
+            screened = replace(screened, fates=(*screened.fates, *(screened.added[address] for address in added)))
         self._stages.filtered_s = self._stages.delivered_s = self._intake.clock.monotonic_s()
         return screened
 

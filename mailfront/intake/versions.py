@@ -4,7 +4,7 @@ A version for some is a message of its own in the queue, committed before anybod
 stands for one content. Recipients that a filter adds are looked up here, by the rules of RCPT.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from mailfront.base.ids import MessageId
@@ -36,15 +36,15 @@ def traced(body: BodyRef, header: bytes, lines: bytes, edited: Edited | None) ->
 
 
 async def look_up_added(
-    recipients: Recipients, addresses: Sequence[Address], sender: Address | None, message_id: MessageId
-) -> list[Target | Expanded] | Reply:
+    recipients: Recipients, addresses: Iterable[Address], sender: Address | None, message_id: MessageId
+) -> dict[Address, Target | Expanded] | Reply:
     """Whom filters add, as far as RCPT would have accepted them. A reply: it cannot be told now, so the message has to
     come again."""
-    found: list[Target | Expanded] = []
+    found: dict[Address, Target | Expanded] = {}
     for address in addresses:
         answer = await recipients.resolve(address, _ADDED, sender)
         if not isinstance(answer, Reply):
-            found.append(answer)
+            found[address] = answer
             continue
         log.warning("a filter's recipient cannot be added", id=message_id, address=str(address), reply=str(answer))
         if answer.is_transient:

@@ -274,13 +274,19 @@ def test_discarded_mail_is_accepted_and_gone_and_the_log_says_so(
 def test_a_filter_may_add_and_remove_recipients_within_the_rules(
     server: MailfrontServer, three_nodes: Sequence[DovecotNode]
 ) -> None:
-    """An added mailbox of ours gets a copy; an address outside is no way to relay; a removed one gets nothing."""
+    """An added mailbox of ours gets a copy, also in place of all others; an address outside is no way to relay; a
+    removed one gets nothing."""
     (ana, _), (bob, _), (eve, _) = people(), people(), people()
     edits = [["add_recipient", bob], ["add_recipient", "someone@example.com"], ["delete_recipient", eve]]
     code, said = sent(server, message(wanted={"edits": edits}), ana, eve)
     assert (code, said.rpartition(" ")[2]) == (250, "delivered")
     assert [len(inbox(three_nodes, who)) for who in (ana, bob, eve)] == [1, 1, 0]
     assert "someone@example.com" in server.log_text()
+    edits = [["add_recipient", bob], ["delete_recipient", ana], ["add_header", "X-Redirected", "yes"]]
+    code, said = sent(server, message(wanted={"edits": edits}), ana)
+    assert (code, said.rpartition(" ")[2]) == (250, "delivered")
+    assert [len(inbox(three_nodes, who)) for who in (ana, bob)] == [1, 2]
+    assert sum(b"\nX-Redirected: yes\n" in copy for copy in inbox(three_nodes, bob)) == 1
 
 
 def test_filter_list_shows_the_chain(server: MailfrontServer, clamd: Clamd) -> None:

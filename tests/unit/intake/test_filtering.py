@@ -13,7 +13,7 @@ from mailfront.filters.step import Step
 from mailfront.intake.filtering import Screening
 from mailfront.mail.address import Address
 from mailfront.mail.envelope import NO_OPTIONS
-from mailfront.mail.verdict import CONTINUE, AddHeader, AddRecipient, Verdict
+from mailfront.mail.verdict import CONTINUE, AddHeader, AddRecipient, DeleteRecipient, Verdict
 from mailfront.queue.rows import RecipientState
 from tests.unit.intake.test_transaction import (
     BODY,
@@ -169,6 +169,51 @@ async def test_an_added_recipient_has_no_reply_of_its_own() -> None:
     assert said == ["250 2.0.0 ID delivered"]
     assert fanout.wanted == [(0, 1)]
     assert [row.address for row in queue.rows] == ["archive.store2@a.edu"]
+
+
+async def test_a_redirected_message_reaches_its_new_recipient() -> None:
+    """All recipients of the client are removed and another is added: that one gets the copy, with the edits."""
+    edits = (
+        DeleteRecipient(Address("ana", "a.edu")),
+        AddRecipient(Address("spam.store2", "a.edu")),
+        AddHeader("X-Redirected", "yes"),
+    )
+    queue, fanout = NotedQueue(), ScriptedFanout([DELIVERED, DELIVERED])
+    said = await answers(queue, fanout, screening((Verdict(edits=edits), ())), "ana@a.edu")
+    assert said == ["250 2.0.0 ID delivered"]
+    assert fanout.wanted == [(1,)]
+
+
+async def test_a_message_that_is_thrown_away_is_not_sent_to_added_recipients() -> None:
+    """One filter adds, another discards the message as such."""
+    added = Verdict(edits=(AddRecipient(Address("archive.store2", "a.edu")),))
+    queue, fanout = NotedQueue(), ScriptedFanout([DELIVERED, DELIVERED])
+    said = await answers(queue, fanout, screening((added, ()), (DROP, ())), "ana@a.edu")
+    assert said == ["250 2.0.0 ID accepted"]
+    assert (fanout.wanted, queue.rows) == ([], [])
+
+
+async def test_what_is_quarantined_is_kept_back_from_added_recipients_too() -> None:
+    """One filter adds, another quarantines: both copies wait for a person."""
+    added = Verdict(edits=(AddRecipient(Address("archive.store2", "a.edu")),))
+    queue, fanout = NotedQueue(), ScriptedFanout([DELIVERED, DELIVERED])
+    said = await answers(queue, fanout, screening((added, ()), (KEEP, ())), "ana@a.edu")
+    assert said == ["250 2.0.0 ID queued"]
+    assert fanout.wanted == []
+    assert [(row.address, row.state) for row in queue.rows] == [
+        ("ana@a.edu", RecipientState.QUARANTINED),
+        ("archive.store2@a.edu", RecipientState.QUARANTINED),
+    ]
+
+
+async def test_an_added_recipient_gets_the_copy_that_somebody_gets() -> None:
+    """Quarantined for one and delivered to the other: what both wanted to add is delivered."""
+    added = Verdict(edits=(AddRecipient(Address("archive.store2", "a.edu")),))
+    queue, fanout = NotedQueue(), ScriptedFanout([DELIVERED, DELIVERED, DELIVERED])
+    said = await answers(queue, fanout, screening((added, ()), (KEEP, ["b.edu"])), "ana@a.edu", "bob@b.edu")
+    assert said == ["250 2.0.0 ID queued"]
+    assert fanout.wanted == [(0, 2)]
+    assert [row.address for row in queue.rows] == ["bob@b.edu"]
 
 
 class Never(Filter):
