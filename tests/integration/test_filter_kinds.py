@@ -46,6 +46,8 @@ def names(key: bytes) -> Iterator[DnsServer]:
         "example.org": {"TXT": ["v=spf1 ip4:192.0.2.0/24 ip6:2001:db8::/32 -all"]},
         "_dmarc.example.org": {"TXT": ["v=DMARC1; p=reject"]},
         "s1._domainkey.example.org": {"TXT": ["v=DKIM1; k=rsa; p=" + base64.b64encode(public).decode()]},
+        "denies.test": {"TXT": ["v=spf1 -all"]},
+        "_dmarc.denies.test": {"TXT": ["v=DMARC1; p=quarantine"]},
         "fails.test": FAILS,
         "_dmarc.fails.test": FAILS,
         "66.2.0.192.bl.test": {"A": ["127.0.0.2"]},
@@ -138,6 +140,27 @@ def test_a_forged_sender_is_refused(server: MailfrontServer) -> None:
         code, said = say(ip, server.smtp, message(), "user1@example.edu", sender="ann@example.org")
         assert (code, said) == (550, "5.7.26 not accepted by the DMARC policy of example.org")
     assert say("2001:db8::1", server.smtp, message(), "user1@example.edu")[0] == 250
+
+
+def test_a_sender_whose_domain_denies_it_hears_no_bounce(server: MailfrontServer) -> None:
+    """Two messages are given up: the sender that nothing speaks against is told, the one that SPF denies is not."""
+    told = {}
+    for sender in ("victim@denies.test", "somebody@plain.test"):
+        code, said = say("198.18.0.1", server.smtp, message(sender="x@denies.test"), "user8@example.edu", sender=sender)
+        assert (code, said.rpartition(" ")[2]) == (250, "queued")
+        message_id = said.split()[1]
+        assert server.cli_json("queue", "show", message_id)["recipients"][0]["state"] == "quarantined"
+        server.cli_json("queue", "bounce", "--id", message_id)
+        (told[sender],) = wait_until(
+            lambda message_id=message_id: [each for each in server.events("notice") if each["id"] == message_id],
+            20,
+            "what the sender is told",
+        )
+    assert (told["victim@denies.test"]["notice"], "denies" in told["victim@denies.test"]["reason"]) == ("", True)
+    kept = [row["recipient"] for row in server.cli_json("queue", "list")]
+    assert kept == ["somebody@plain.test"]
+    assert told["somebody@plain.test"]["notice"]
+    server.cli_json("queue", "delete", "--everything")
 
 
 def test_dns_trouble_lets_mail_pass(server: MailfrontServer, three_nodes: Sequence[DovecotNode]) -> None:
