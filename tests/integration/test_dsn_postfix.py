@@ -22,6 +22,7 @@ NAMES = ("ana", "tiny", "postmaster", "bounces")
 USERS = [{"address": f"{name}@example.edu", "mailbox": name} for name in NAMES]
 USERS += [{"address": address, "mailbox": address.partition("@")[0]} for address in (GHOST, *GHOSTS)]
 USERS += [{"address": JOSE, "mailbox": "josé"}]
+USERS += [{"address": "moved@example.edu", "mailbox": "moved", "forward": "moved@far.example"}]
 
 
 @dataclass(frozen=True)
@@ -174,3 +175,20 @@ def test_late_mail_is_warned_about_once_and_then_given_up(world: World) -> None:
     assert "The mailbox is full" in failure.text
     world.empty()
     assert len(world.outside.found("Action:", "late@out.example")) == 2
+
+
+def test_a_relay_without_dsn_is_answered_for(world: World) -> None:
+    """The next server offers no DSN: who asked for success hears `relayed` from us, once, and nothing is said twice."""
+    behind = world.outside.behind
+    world.front.change({"outbound": {"smarthost": f"{behind.host}:{behind.port}"}})
+    assert world.front.reload()
+    world.send("moved@example.edu", sender="keen@out.example", options=("ENVID=k1",), wishes=("NOTIFY=SUCCESS",))
+    notice = world.outside.arrived("Action: relayed", "keen@out.example")
+    assert notice.transaction.mail.startswith("MAIL FROM:<>")
+    assert f"Reporting-MTA: dns; {world.front.document['server']['hostname']}".encode() in notice.body
+    assert b"Final-Recipient: rfc822; moved@far.example" in notice.body
+    assert b"Original-Envelope-Id: k1" in notice.body
+    assert notice.failures == set()
+    assert len(world.outside.found("hello there", "moved@far.example")) == 1
+    world.empty()
+    assert len(world.outside.found("Action:", "keen@out.example")) == 1
