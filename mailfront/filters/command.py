@@ -142,7 +142,7 @@ def _environment(message: Message) -> dict[str, str]:
         "MAILFRONT_HELO": message.client.helo,
         "MAILFRONT_PROTOCOL": message.client.protocol,
         "MAILFRONT_SENDER": str(message.reverse_path or ""),
-        "MAILFRONT_RECIPIENTS": "\n".join(str(each.address) for each in message.recipients),
+        "MAILFRONT_RECIPIENTS": "\n".join(str(each.address) for each in message.bound),
     }
 
 

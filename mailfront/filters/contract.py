@@ -130,7 +130,8 @@ class Message:
 
     id              the message's id, also in the log, the queue and the `Mailfront-Id` field
     client          who sends: address, HELO, protocol (`client.protocol` says ESMTPS and the like)
-    recipients      all accepted recipients; `binds` are the indexes of those that this filter is asked about
+    recipients      all accepted recipients; `binds` are the indexes of those that this filter is asked about, `bound`
+                    are these
     headers         the header, parsed once for all filters
     body            the bytes exactly as they arrived, header included, without any field of ours
     earlier         findings of earlier stages, and of the filters that this one's `after` names
@@ -153,6 +154,13 @@ class Message:
     cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """What filters that look at the same message share, such as its parsed parts; keys begin with the kind's name."""
 
+    @property
+    def bound(self) -> tuple[Recipient, ...]:
+        """The recipients that this filter is asked about. A scanner is shown no others: it would judge them, too."""
+        if self.binds is None:
+            return self.recipients
+        return tuple([each for index, each in enumerate(self.recipients) if index in self.binds])
+
     @cached_property
     def headers(self) -> Headers:
         """See the class. All views of one message share it."""
@@ -174,7 +182,7 @@ class FilterContext:
     """What a filter is given when it is made.
 
     `name` is that of its table, for the log. `hosts(addresses)` makes the breakers of its scanners: call what they
-    yield and nothing else. `timeout_s` is how long one answer may take, waiting for its turn included. Paths in
+    yield and nothing else. `timeout_s` is how long one answer may take, from its turn on. Paths in
     settings are absolute by then. `services` are what the process offers by name (`counters`:
     the keeper's shared counters); a filter that finds its service missing raises `FilterFailed` when it is asked.
     """

@@ -15,7 +15,8 @@ from mailfront.filters.arbitration import Ruling, arbitrate, one_reply
 from mailfront.filters.chain import Chain, DeadlinePassed
 from mailfront.filters.contract import Connection, EarlyTalk, Finding, Mail, Message, Rcpt, Recipient, Stage
 from mailfront.filters.edits import Edited, added_recipients, apply, content_edits
-from mailfront.filters.headers import Headers
+from mailfront.filters.headers import MOST_FIELDS, Headers
+from mailfront.intake.trace_header import HEADER_LIMIT_BYTES
 from mailfront.mail.address import Address
 from mailfront.mail.body import BodyRef
 from mailfront.mail.client import ClientInfo
@@ -28,6 +29,9 @@ from mailfront.observe.log import get
 log = get("filters")
 
 _NOT_DONE = reply(451, "4.3.0", "the message could not be checked in time, try again later")
+_HEADER_TOO_LONG = reply(
+    552, "5.3.4", f"the header is too long: {HEADER_LIMIT_BYTES // 1024} KiB and {MOST_FIELDS} fields are possible"
+)
 _ANYBODY = Address("postmaster", "")
 
 
@@ -100,6 +104,8 @@ class Screening:
         findings: tuple[Finding, ...] = ()
         headers = Headers(header)
         if self._at_data:
+            if not _is_read_whole(headers):
+                return Screened(findings=earlier, refusal=_HEADER_TOO_LONG)
             message = Message(
                 id=envelope.id,
                 client=envelope.client,
@@ -120,6 +126,14 @@ class Screening:
                 log.warning("filters were not done by the deadline", id=envelope.id, filters=str(error))
                 return Screened(findings=earlier, refusal=_NOT_DONE)
         return _screened(earlier + findings, recipients, headers, body, per_recipient=per_recipient)
+
+
+def _is_read_whole(headers: Headers) -> bool:
+    """Whether filters see all fields. What stood behind the last one would pass as if it were not there: a forged
+    result, a second From."""
+    if len(headers.raw) >= HEADER_LIMIT_BYTES:
+        return False
+    return headers.raw.count(b"\n") <= MOST_FIELDS or len(headers.fields) <= MOST_FIELDS
 
 
 def sender_proven(findings: Sequence[Finding]) -> bool | None:

@@ -224,6 +224,8 @@ class Transaction:
             ahead = CommittedAhead(intake.keeping, intake.queue, self._accepted, self._leaves, self._recipients, fates)
             nothing = await ahead.commit(envelope, outgoing, header, known, per_recipient=per_recipient)
             if nothing is not None:
+                if screened.variants:  # they are queued already
+                    self._remember(fates, body_sha256(body))
                 return self._refuse(envelope, body, nothing, per_recipient=per_recipient)
             fates = ahead.fates
         wanted = [

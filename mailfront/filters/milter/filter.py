@@ -115,7 +115,7 @@ class _Conversation:
         decided = decided or await self._step(core.helo(client.helo, macros))
         size = (f"SIZE={message.body.size_bytes}",)
         decided = decided or await self._step(core.mail(str(sender) if sender else "", size, macros))
-        for recipient in message.recipients:
+        for recipient in message.bound:
             address = recipient.address
             named = macros | {
                 "rcpt_addr": str(address),

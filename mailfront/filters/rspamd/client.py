@@ -99,7 +99,7 @@ def _request_headers(message: Message) -> list[tuple[str, str]]:
         ("Queue-Id", message.id),
         ("From", str(message.reverse_path or "<>")),
         ("MTA-Name", message.hostname),
-        *(("Rcpt", str(each.address)) for each in message.recipients),
+        *(("Rcpt", str(each.address)) for each in message.bound),
     ]
     if client.ip:
         told.append(("IP", client.ip))

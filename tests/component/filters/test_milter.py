@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -127,6 +128,14 @@ async def test_a_refused_recipient_refuses_the_message(milter: MilterFilter) -> 
     """What the milter says to one recipient of the transaction, the client hears for all of it."""
     verdict = await milter.data(message(PLAIN % b"", recipients=("ana@example.test", "refused@example.test")))
     assert verdict.action is Action.REJECT
+
+
+async def test_a_milter_is_shown_only_those_whom_it_is_for(milter: MilterFilter) -> None:
+    """What it would say to a recipient of whom it was not to be asked refuses nobody."""
+    whole = message(PLAIN % b"", recipients=("ana@example.test", "refused@example.test"))
+    verdict = await milter.data(replace(whole, binds=frozenset({0})))
+    assert verdict.action is Action.CONTINUE
+    assert steps_of(verdict)[3:] == ["rcpt <ana@example.test> ana@example.test"]
 
 
 async def test_a_large_body_arrives_in_pieces(milter: MilterFilter) -> None:

@@ -1,18 +1,24 @@
 """What filters rule becomes replies, rows and copies: nothing that they hold back is delivered, nothing is lost."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from mailfront.base.errors import Unavailable
+from mailfront.base.ids import MessageId
 from mailfront.filters.chain import Chain
 from mailfront.filters.contract import Answer, Filter, Message, Rcpt, Stage
+from mailfront.filters.headers import MOST_FIELDS
 from mailfront.filters.settings import FilterSettings, OnlyForSettings
 from mailfront.filters.step import Step
 from mailfront.intake.filtering import Screening
 from mailfront.mail.address import Address
-from mailfront.mail.envelope import NO_OPTIONS
+from mailfront.mail.body import MemoryBody
+from mailfront.mail.envelope import NO_OPTIONS, RecipientOptions
+from mailfront.mail.outcome import Outcome
 from mailfront.mail.verdict import CONTINUE, AddHeader, AddRecipient, DeleteRecipient, Verdict
 from mailfront.queue.rows import RecipientState
 from tests.unit.intake.test_transaction import (
@@ -161,6 +167,38 @@ async def test_a_version_that_cannot_be_queued_leaves_everything_with_the_client
     assert fanout.wanted == []
 
 
+class QueueOfOne(NotedQueue):
+    """Keeps one message, then nothing until `works_again`."""
+
+    works_again = False
+
+    async def accept(self, message: Any, body: Any, recipients: Any, *others: Any, **more: Any) -> None:
+        if self.rows and not self.works_again:
+            raise Unavailable("disk full")
+        await super().accept(message, body, recipients, *others, **more)
+
+    async def settle(
+        self, message_id: MessageId, outcomes: Mapping[int, Outcome], *, withdrawn: Collection[int] = ()
+    ) -> None:
+        """The rows that were committed ahead end."""
+
+
+async def test_a_version_that_was_queued_before_a_451_is_not_queued_again() -> None:
+    """The rest of the message cannot be kept, and the client sends all of it again: no copy comes twice."""
+    queue = QueueOfOne()
+    intake = intake_of(ScriptedFanout([DELIVERED, DELIVERED]), queue)
+    intake.screening = screening((Verdict(edits=(AddHeader("X-Strict", "yes"),)), ["b.edu"]))
+    codes = []
+    for _ in range(2):
+        transaction = await begun(intake)
+        assert (await transaction.rcpt(Address("ana", "a.edu"), RecipientOptions(notify="SUCCESS"))).is_positive
+        assert (await transaction.rcpt(Address("bob", "b.edu"), NO_OPTIONS)).is_positive
+        codes += [each.code for each in await transaction.commit(BODY, protocol="ESMTP", per_recipient=False)]
+        queue.works_again = True
+    assert codes == [451, 250]
+    assert sorted(row.address for row in queue.rows) == ["ana@a.edu", "bob@b.edu"]
+
+
 async def test_an_added_recipient_has_no_reply_of_its_own() -> None:
     """Over LMTP one answer per RCPT of the client; the added copy is kept if it cannot be delivered now."""
     added = Verdict(edits=(AddRecipient(Address("archive.store2", "a.edu")),))
@@ -214,6 +252,24 @@ async def test_an_added_recipient_gets_the_copy_that_somebody_gets() -> None:
     assert said == ["250 2.0.0 ID queued"]
     assert fanout.wanted == [(0, 2)]
     assert [row.address for row in queue.rows] == ["bob@b.edu"]
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        (b"X-Filler: 1\r\n" * MOST_FIELDS, 250),
+        (b"X-Filler: 1\r\n" * (MOST_FIELDS + 1), 552),
+        (b"X-Filler: 1\r\n" + b" folded\r\n" * MOST_FIELDS, 250),
+        (b"X-Filler: " + b"x" * 256 * 1024 + b"\r\n", 552),
+    ],
+)
+async def test_a_header_that_filters_do_not_see_whole_is_refused(header: bytes, code: int) -> None:
+    """Behind what they see a forged result or a second From would pass."""
+    intake = intake_of(ScriptedFanout([DELIVERED]), NotedQueue())
+    intake.screening = screening((CONTINUE, ()))
+    transaction = await begun(intake, "ana")
+    (answer,) = await transaction.commit(MemoryBody(header + b"\r\ntext\r\n"), protocol="ESMTP", per_recipient=False)
+    assert answer.code == code
 
 
 class Never(Filter):
