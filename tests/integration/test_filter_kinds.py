@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import dkim
 import pytest
@@ -142,6 +143,15 @@ def test_a_forged_sender_is_refused(server: MailfrontServer) -> None:
     assert say("2001:db8::1", server.smtp, message(), "user1@example.edu")[0] == 250
 
 
+def notice_about(server: MailfrontServer, message_id: str) -> dict[str, Any]:
+    """The one event that says what a sender was told."""
+    found = wait_until(
+        lambda: [each for each in server.events("notice") if each["id"] == message_id], 20, "what the sender is told"
+    )
+    assert len(found) == 1
+    return found[0]
+
+
 def test_a_sender_whose_domain_denies_it_hears_no_bounce(server: MailfrontServer) -> None:
     """Two messages are given up: the sender that nothing speaks against is told, the one that SPF denies is not."""
     told = {}
@@ -151,11 +161,7 @@ def test_a_sender_whose_domain_denies_it_hears_no_bounce(server: MailfrontServer
         message_id = said.split()[1]
         assert server.cli_json("queue", "show", message_id)["recipients"][0]["state"] == "quarantined"
         server.cli_json("queue", "bounce", "--id", message_id)
-        (told[sender],) = wait_until(
-            lambda message_id=message_id: [each for each in server.events("notice") if each["id"] == message_id],
-            20,
-            "what the sender is told",
-        )
+        told[sender] = notice_about(server, message_id)
     assert (told["victim@denies.test"]["notice"], "denies" in told["victim@denies.test"]["reason"]) == ("", True)
     kept = [row["recipient"] for row in server.cli_json("queue", "list")]
     assert kept == ["somebody@plain.test"]
