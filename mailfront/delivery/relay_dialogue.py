@@ -9,7 +9,6 @@ exception what was answered to DATA and what after the dot, of which the one is 
 other may be about a message that was stored; and it rewrites every line.
 """
 
-import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -169,8 +168,11 @@ class RelayDialogue:
         return reply_from_peer(answer.code, lines)
 
     async def _reset(self) -> None:
-        with contextlib.suppress(aiosmtplib.SMTPException, OSError):
+        """End the transaction. A server that does not do it would take the next message for a part of this one."""
+        try:
             await self._client.rset(timeout=self._settings.reply_timeout)
+        except (aiosmtplib.SMTPException, OSError):
+            self._client.close()
 
     def _unsendable(self) -> dict[int, Outcome]:
         """Who cannot be reached by what the server offers; decides whether SMTPUTF8 is asked for."""

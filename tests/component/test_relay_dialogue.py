@@ -123,6 +123,23 @@ async def test_a_kept_connection_that_ended_costs_nothing(
     assert [each.connection for each in peer.received()] == [1, 2]
 
 
+@pytest.mark.parametrize("answer", [Action(replies=("502 5.5.1 not implemented",)), Action(then="stall")])
+async def test_a_transaction_that_is_not_ended_takes_its_connection_with_it(
+    peer: ScriptedLmtpPeer, answer: Action, tmp_path: Path
+) -> None:
+    """RSET is refused or never answered: the next message goes over a new connection, and fails by no fault of its
+    own."""
+    peer.set_script({f"RCPT <{BEN}>": Action(replies=("550 5.1.1 nobody",)), "RSET": [answer]})
+    relay = relay_to(peer, reply_timeout="1s")
+    async with rig_for(relay, tmp_path, retry_s=60.0) as rig:
+        for address in (BEN, ANA):
+            await rig.put(address, hop=RELAY)
+            await rig.until(lambda rows: not rows)
+        assert [notice.failures for notice in rig.notices] == [{BEN.encode()}]
+    await asyncio.wait_for(relay.close(), 10.0)
+    assert [each.connection for each in peer.received()] == [2]
+
+
 async def test_connections_are_kept_and_never_more_than_the_setting(peer: ScriptedLmtpPeer, tmp_path: Path) -> None:
     """Twelve messages, each answered slowly: two connections carry them all, and say QUIT at the end."""
     peer.set_script({"dot": Action(delay_s=0.05, replies=("250 2.0.0 stored",))})
