@@ -1,7 +1,8 @@
 """Telling senders: from rows that ended to notices in the queue, inside the transaction that ends the rows.
 
 Who is told at all: nobody whose domain denies (by SPF or DMARC) that the message came from it, for then the sender is
-forged and he would hear of what a stranger sent. Clients in `warn_networks` are believed.
+forged and he would hear of what a stranger sent. Clients in `warn_networks` are believed. A list's owner is no sender:
+he is told in any case.
 
 | row | notice |
 |---|---|
@@ -104,7 +105,7 @@ def tell(
         if to is None:
             told.append(_tell_nobody(connection, policy, message, kind, group, names, now_s))
             continue
-        if not policy.may_tell(message):
+        if to == message.reverse_path and not policy.may_tell(message):
             told.append(Told(about=message.id, notice="", to=to, kind=kind, recipients=names, reason=_FORGED))
             continue
         wanted = [each for each in group if notify_wants(each.row.options.notify, kind)]

@@ -55,6 +55,7 @@ async def put(
     notify: str | None = None,
     sender: str | None = "s@out.example",
     proven: bool | None = None,
+    list_owner: str | None = None,
 ) -> None:
     """One message with one recipient at a node that is away."""
     message = replace(queued_message(1, queue.store.clock.wall_s()), client_ip=client_ip, reverse_path=sender)
@@ -62,6 +63,7 @@ async def put(
     row = replace(
         queued_recipient(0, "ana", 0), last_reply="451 4.4.1 a is away", options=RecipientOptions(notify=notify)
     )
+    row = replace(row, list_owner=list_owner)
     await queue.accept(message, MemoryBody(b"Subject: x\r\n\r\nhello\r\n"), [row])
 
 
@@ -148,6 +150,13 @@ async def test_no_backscatter(
     clock.advance(LIFETIME_S)
     assert len(await look(queue)) == failed
     assert await rows(queue) == []
+
+
+async def test_the_owner_of_a_list_hears_of_its_members_whoever_sent_it(queue: Queue, clock: ManualClock) -> None:
+    """A forged sender keeps nothing from the owner, who is nobody's victim: his own list sent it."""
+    await put(queue, client_ip=STRANGER, proven=False, list_owner="owner@example.edu")
+    clock.advance(LIFETIME_S + 1)
+    assert [reader for _, reader, _ in await look(queue)] == ["owner@example.edu"]
 
 
 async def test_a_double_bounce_that_fails_behind_a_forward_is_the_last_one(queue: Queue, clock: ManualClock) -> None:
