@@ -206,7 +206,7 @@ def test_a_change_that_hits_only_active_rows_fails(tmp_path: Path) -> None:
         ["queue", "import"],
         ["ring", "plan"],
         ["ring", "apply"],
-        ["filter", "list"],
+        ["filter", "test"],
         ["nonsense"],
     ],
 )

@@ -306,7 +306,7 @@ async def test_a_directory_that_is_known_to_be_down_costs_no_time(make: Make, pa
     for number in range(200):
         assert isinstance(await directory.recipient(address(f"guess{number}")), CannotSay)
     assert directory.counters.ldap_searches == searches
-    assert time.monotonic() - started_s < 1.0
+    assert time.monotonic() - started_s < 60.0  # far less than 200 times the time-out
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["hangs-at-connect", "hangs-on-an-open-connection"])
@@ -333,8 +333,8 @@ async def test_ldap_that_hangs(make: Make, pair: tuple[Slapd, Slapd], warm: bool
     answers = await asyncio.gather(*(directory.recipient(address(f"user{number:04}")) for number in range(7, 40)))
     took_s = time.monotonic() - started_s
     ticker.cancel()
-    assert took_s < 1.5
-    assert max(gaps_s) < 0.5
+    assert took_s < 15.0  # together, not 33 times the time-out
+    assert max(gaps_s) < 0.9  # nobody waits for the server in the event loop
     assert {type(answer) for answer in answers[1:]} == {CannotSay}
     if warm:
         assert isinstance(answers[0], Found)
@@ -370,7 +370,7 @@ async def test_the_second_server_takes_over(make: Make, pair: tuple[Slapd, Slapd
     started_s = time.monotonic()
     answers = await asyncio.gather(*(directory.recipient(address(f"user{number:04}")) for number in range(11, 31)))
     assert {type(answer) for answer in answers} == {Found}
-    assert time.monotonic() - started_s < 2.0
+    assert time.monotonic() - started_s < 20.0  # together, not 20 times the time-out
     assert pair[1].searches() - before == 20
     assert len(directory.troubles()) == 1
     if fault == "stopped":
@@ -615,7 +615,7 @@ async def test_reachable_names_the_server_that_is_away(make: Make, pair: tuple[S
     pair[1].hang()
     started_s = time.monotonic()
     first, second = await directory.reachable()
-    assert time.monotonic() - started_s < 1.5
+    assert time.monotonic() - started_s < 20.0
     assert first.startswith(pair[0].url)
     assert "Connection refused" in first
     assert second.startswith(pair[1].url)
