@@ -2,6 +2,7 @@
 
 Bytes go to the dialect's core; its events are acted on here. A login runs in a task of its own; what the client sends
 meanwhile stays in the core, up to `MOST_PENDING_BYTES`, then it has to wait. A client that leaves cancels its login.
+One that does not read its answers gets no further ones: they would heap up here.
 
 There is no timer per connection: the listener calls `check_time` about once a second. Only the client's own time
 counts: a login that waits for a home that is down is not cut off here.
@@ -33,6 +34,7 @@ from mailfront.sessions.listener import SessionListener
 from mailfront.sessions.relay import ClientEnd, NodeEnd, Session
 
 MOST_PENDING_BYTES = 64 * 1024
+LINGER_S = 5.0
 
 log = get("sessions")
 
@@ -41,8 +43,9 @@ class ClientConnection(asyncio.Protocol):
     """See the module. `proxied` is (client ip, client port, peer ip) if a PROXY header spoke for the client."""
 
     __slots__ = (
-        "_admitted", "_core", "_deadline_s", "_end", "_failures_count", "_id", "_is_handed_over", "_is_lost",
-        "_listener", "_login", "_proxied", "_proxy_ip", "_started_s", "_tls", "_trail", "_transport", "ip", "port",
+        "_admitted", "_core", "_deadline_s", "_end", "_failures_count", "_id", "_is_choked", "_is_handed_over",
+        "_is_lost", "_listener", "_login", "_proxied", "_proxy_ip", "_started_s", "_tls", "_trail", "_transport", "ip",
+        "port",
     )  # fmt: skip
 
     def __init__(self, listener: SessionListener, proxied: tuple[str, int, str] | None = None) -> None:
@@ -54,7 +57,7 @@ class ClientConnection(asyncio.Protocol):
         self._login: asyncio.Task[None] | None = None
         self._started_s = self._deadline_s = 0.0
         self._failures_count = 0
-        self._admitted = self._is_handed_over = self._is_lost = False
+        self._admitted = self._is_choked = self._is_handed_over = self._is_lost = False
         self.ip = self._proxy_ip = self._tls = self._end = self._id = ""
         self.port = 0
 
@@ -91,10 +94,23 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         self._core.receive(data)
-        if self._login is None:
+        if self._login is None and not self._is_choked:
             self._serve()
         elif len(self._core.leftover) > MOST_PENDING_BYTES:
             self._transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        """The client does not read our answers: it gets no further ones, and is read no more, until it does."""
+        self._is_choked = True
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._is_choked = False
+        if not self._transport.is_closing() and self._login is None:
+            self._transport.resume_reading()
+            self._serve()
 
     def eof_received(self) -> bool:
         """A client that has no more to say before its login will not get one, but may be told why not."""
@@ -113,7 +129,7 @@ class ClientConnection(asyncio.Protocol):
     def _serve(self) -> None:
         """Act on what the client has said so far."""
         core = self._core
-        while not self._end and (event := core.next_event()) is not None:
+        while not (self._end or self._is_choked) and (event := core.next_event()) is not None:
             if isinstance(event, ToClient):
                 self._transport.write(event.data)
             elif isinstance(event, LoginAsked):
@@ -139,10 +155,14 @@ class ClientConnection(asyncio.Protocol):
             self._transport.close()
 
     def check_time(self, now_s: float) -> None:
-        """End the dialogue if the client is too slow, or we are to stop. `now_s` is the loop's time."""
-        if self._login is not None or self._end:
+        """End the dialogue if the client is too slow, or we are to stop; cut the connection if it does not go then.
+        `now_s` is the loop's time."""
+        if self._login is not None:
             return
-        if self._listener.is_draining:
+        if self._end:
+            if now_s > self._deadline_s + LINGER_S:
+                self._transport.abort()  # it does not take its last words
+        elif self._listener.is_draining:
             self._leave(self._core.farewell(Farewell.SHUTDOWN), "shutdown", "")
         elif now_s > self._deadline_s:
             metrics.SESSION_REJECTIONS.inc("timeout")
@@ -224,7 +244,8 @@ class ClientConnection(asyncio.Protocol):
         elif self._failures_count >= self._listener.login.attempts:
             self._leave(self._core.farewell(Farewell.FAILURES), "failures", "")
         else:
-            self._transport.resume_reading()
+            if not self._is_choked:
+                self._transport.resume_reading()
             self._serve()
 
     def _who_it_is(self) -> ClientIdentity:

@@ -16,6 +16,9 @@ from tests.support.imap_node import ScriptedImapNode
 from tests.support.session_front import Client, login_settings, session_front
 
 BULK_BYTES = 40_000_000
+ASKED_COUNT = 100_000
+TAG = b"a" * 60
+"""The answers to so many questions are more than the kernel holds between two sockets."""
 
 
 def server_tls(files: CertificateFiles, **named: CertificateFiles) -> ServerTls:
@@ -204,6 +207,36 @@ async def test_the_other_direction_is_stopped_too(tmp_path: Path) -> None:
             client.send(line)
         await front.until(lambda: session.from_client_bytes == 2000 * len(line), "all bytes")
         await front.until(lambda: len(node.lines) - before == 2000, "all lines")
+        await client.close()
+
+
+@on_both_loops
+async def test_before_its_login_a_client_that_does_not_read_is_read_no_more(tmp_path: Path) -> None:
+    """Whoever asks and asks and takes no answer fills no memory here; once it reads, every question is answered."""
+    async with session_front(tmp_path, {"store1": 9}) as front:
+        client = await front.connect()
+        await client.line()
+        client.send((TAG + b" CAPABILITY\r\n") * ASKED_COUNT + b"b LOGOUT\r\n")
+        (connection,) = front.listener.waiting
+        transport = connection._transport
+        await front.until(lambda: not transport.is_reading(), "the end of reading")
+        assert transport.get_write_buffer_size() < 1_000_000
+        assert (await client.rest()).count(TAG + b" OK done\r\n") == ASKED_COUNT
+        await client.close()
+
+
+async def test_a_client_that_reads_nothing_does_not_outstay_its_time(tmp_path: Path) -> None:
+    """Its connection is cut when the time for a login is over, although not all is sent."""
+    async with session_front(tmp_path, {"store1": 9}) as front:
+        client = await front.connect()
+        await client.line()
+        client.send((TAG + b" CAPABILITY\r\n") * ASKED_COUNT)
+        (connection,) = front.listener.waiting
+        await front.until(lambda: not connection._transport.is_reading(), "the end of reading")
+        for later_s in (100.0, 110.0):
+            connection.check_time(front.listener.loop.time() + later_s)
+        await front.until(lambda: front.lines("session"), "the end of the connection")
+        assert front.lines("session")[0]["end"] == "timeout"
         await client.close()
 
 
