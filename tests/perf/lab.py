@@ -10,16 +10,18 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.perf.generator import listed_client
-from tests.perf.session_systems import DovecotProxy, ImapSinkProcess, NginxMail
-from tests.perf.systems import DOMAIN, NODES_COUNT, Haproxy, Mailfront, Postfix, Sinks, Straight, System
+from tests.perf.session_systems import DovecotLdapProxy, DovecotProxy, ImapSinkProcess, NginxMail
+from tests.perf.systems import DOMAIN, NODES_COUNT, Haproxy, Mailfront, Postfix, Sinks, Straight, System, mailbox
 from tests.support.certificates import Authority
 from tests.support.dns_server import DnsServer
+from tests.support.ldap import Person, Slapd
 from tests.support.mailfront_server import ROOT
 from tests.support.postfix import SmtpSink, smtp_source
 from tests.support.processes import new_directory
 
 WARM_COUNT = 200
 LISTED_COUNT = 1000
+LDAP_USERS_COUNT = 1000
 
 
 class Lab:
@@ -31,6 +33,7 @@ class Lab:
         self._sleeping: dict[str, list[SmtpSink]] = {}
         self._sinks: Sinks | None = None
         self._imap_sink: ImapSinkProcess | None = None
+        self._slapd: Slapd | None = None
         self.directory = new_directory("lab")
         authority = Authority(self.directory)
         self.ca_file: Path = authority.ca_file
@@ -83,6 +86,19 @@ class Lab:
             self._imap_sink.start()
         return self._imap_sink
 
+    @property
+    def slapd(self) -> Slapd:
+        """The directory of the systems that ask LDAP, running."""
+        if self._slapd is None:
+            people = [
+                Person(uid=mailbox(number), mail=(f"{mailbox(number)}@{DOMAIN}",)) for number in range(LDAP_USERS_COUNT)
+            ]
+            postmaster = Person(uid="postmaster", mail=(f"postmaster@{DOMAIN}",))
+            self._slapd = Slapd(people=[*people, postmaster])
+            self._stack.callback(self._slapd.stop)
+            self._slapd.start()
+        return self._slapd
+
     def _makers(self) -> dict[str, Callable[[], System]]:
         return {
             "straight": lambda: Straight(self.sinks),
@@ -104,6 +120,10 @@ class Lab:
             "mailfront-node-auth-imap": lambda: self._imap_mailfront("mailfront-node-auth-imap", "node"),
             "nginx-imap": lambda: NginxMail("nginx-imap", self._certificate, self.imap_sink),
             "dovecot-imap": lambda: DovecotProxy("dovecot-imap", self._certificate, self.imap_sink),
+            "mailfront-ldap-imap": self._ldap_mailfront,
+            "dovecot-ldap-imap": lambda: DovecotLdapProxy(
+                "dovecot-ldap-imap", self._certificate, self.imap_sink, self.slapd
+            ),
             "haproxy-imap": lambda: Haproxy(("127.0.0.1", self.imap_sink.port), name="haproxy-imap"),
         }
 
@@ -114,6 +134,16 @@ class Lab:
             tls=self._certificate,
             imap_port=self.imap_sink.port,
             settings={"login": {"auth": auth, "failure_delay": "0s"}},
+        )
+
+    def _ldap_mailfront(self) -> Mailfront:
+        return Mailfront(
+            self.sinks.ports,
+            name="mailfront-ldap-imap",
+            tls=self._certificate,
+            imap_port=self.imap_sink.port,
+            settings={"login": {"failure_delay": "0s"}, "directory": {"login_cache": "0s"}},
+            directory=self.slapd,
         )
 
     def _listing(self) -> Mailfront:

@@ -233,6 +233,15 @@ ROWS: tuple[Row, ...] = (
         shows=("p99_s",),
     ),
     Row(
+        name="login-ldap",
+        title="IMAP login and logout, each a bind at LDAP",
+        systems=("mailfront-ldap-imap", "dovecot-ldap-imap"),
+        count=1000,
+        run=_generated("logins"),
+        unit="logins",
+        shows=("p99_s",),
+    ),
+    Row(
         name="idle",
         title="idle IMAP sessions",
         systems=_PROXIES,

@@ -6,6 +6,7 @@
 | nginx | asks an HTTP server (`auth_http`, answered at once, its CPU not counted), login there, byte relay |
 | dovecot-proxy | static passdb with `proxy=y nopassword=y`: checks no password, one node for all |
 | haproxy | bytes only; the client logs in at the sink itself |
+| mailfront-ldap, dovecot-ldap | each login is a bind at the same slapd (its CPU not counted), nothing is remembered |
 
 So mailfront does more than the others for a login. The systems are set for speed: two worker processes each, login
 processes of Dovecot serve many clients (`service_count = 0`).
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from tests.perf.systems import START_TIMEOUT_S, Address, binary
 from tests.support.certificates import CertificateFiles
+from tests.support.ldap import BIND_DN, BIND_PASSWORD, PEOPLE, Slapd
 from tests.support.mailfront_server import ROOT
 from tests.support.ports import free_port
 from tests.support.processes import ManagedProcess, greeting, new_directory
@@ -124,10 +126,7 @@ ssl_key = <{tls.key}
 disable_plaintext_auth = no
 default_client_limit = 24000
 default_vsz_limit = 1G
-passdb {{
-  driver = static
-  args = proxy=y host=127.0.0.1 port={sink.port} nopassword=y
-}}
+{self._passdb(sink)}
 service imap-login {{
   service_count = 0
   process_min_avail = 2
@@ -145,3 +144,31 @@ service imap-login {{
 
     def _command(self) -> list[str | Path]:
         return [binary("dovecot"), "-F", "-c", self.file]
+
+    def _passdb(self, sink: ImapSinkProcess) -> str:
+        """Who judges the password, and where the mailbox is."""
+        return f"""
+passdb {{
+  driver = static
+  args = proxy=y host=127.0.0.1 port={sink.port} nopassword=y
+}}"""
+
+
+class DovecotLdapProxy(DovecotProxy):
+    """Dovecot's login proxy that asks LDAP: a search for the entry, then a bind as it, without a cache."""
+
+    def __init__(self, name: str, tls: CertificateFiles, sink: ImapSinkProcess, slapd: Slapd) -> None:
+        self._slapd = slapd
+        super().__init__(name, tls, sink)
+
+    def _passdb(self, sink: ImapSinkProcess) -> str:
+        file = self.directory / "ldap.conf.ext"
+        file.write_text(
+            f"uris = {self._slapd.url}\ndn = {BIND_DN}\ndnpass = {BIND_PASSWORD}\nauth_bind = yes\nbase = {PEOPLE}\n"
+            f"pass_filter = (uid=%u)\npass_attrs = uid=user,=proxy=y,=host=127.0.0.1,=port={sink.port}\n"
+        )
+        return f"""
+passdb {{
+  driver = ldap
+  args = {file}
+}}"""

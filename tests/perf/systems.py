@@ -28,6 +28,7 @@ from typing import Protocol
 from mailfront.cluster.hashing import Node, bucket_of, plan_assignment
 from mailfront.mail.names import MailboxKey, NodeId
 from tests.support.certificates import CertificateFiles
+from tests.support.ldap import Slapd
 from tests.support.mailfront_server import MailfrontServer
 from tests.support.ports import free_port
 from tests.support.postfix import SmtpSink
@@ -137,7 +138,9 @@ class Mailfront:
         imap_port: int | None = None,
         environment: Mapping[str, str] | None = None,
         proxy_protocol: Sequence[str] = (),
+        directory: Slapd | None = None,
     ) -> None:
+        """`directory`: where the users are; else they are in a file."""
         self.name = name
         users = [
             {"address": f"{mailbox(number)}@{DOMAIN}", "mailbox": mailbox(number), "password": "{PLAIN}secret"}
@@ -161,7 +164,9 @@ class Mailfront:
             "tls": "off" if tls is None else "starttls",
         }
         smtp |= {"proxy_protocol": list(proxy_protocol)}
-        self.server = MailfrontServer(nodes, users, listen=[smtp, *listen], tls=tls, name=name, environment=environment)
+        self.server = MailfrontServer(
+            nodes, directory or users, listen=[smtp, *listen], tls=tls, name=name, environment=environment
+        )
         storage = self.server.document["storage"]
         # A sink is no IMAP server: no copies at secondaries, no searches.
         for key in ("handoff_mailbox", "handoff_password_file", "secret_file", "master_user", "master_password_file"):
