@@ -3,10 +3,12 @@
 Without this a mail system behind a route would refuse only after we had said 250, and strangers would get notices for
 what others sent in their name. The question is LMTP up to RCPT, with the null sender, over a connection of its own.
 
-A refusal for good is the client's answer, in the server's own words. Anything else (accepted, "not now", no answer in
-`PATIENCE_S`) lets the recipient in: the queue keeps its mail, whatever happens. Answers are remembered, good ones for
-longer; a server that did not answer is not asked again for a while. In memory only. Must not raise for a server's
-trouble; cancellation is safe.
+A refusal of the address for good is the client's answer, in the server's own words. Anything else (accepted, "not now",
+no answer in `PATIENCE_S`) lets the recipient in: the queue keeps its mail, whatever happens. So does a refusal for
+other reasons than the address (5.3, 5.5, 5.7): it may be about the null sender, which is not the client's.
+
+Answers are remembered, good ones for longer; a server that did not answer is not asked again for a while. In memory
+only. Must not raise for a server's trouble; cancellation is safe.
 """
 
 import asyncio
@@ -66,7 +68,7 @@ class RouteCheck:
             self._silent_until_s[hop] = now_s + SILENT_S
             metrics.DELIVERY_ROUTE_CHECKS.inc("no answer")
             return None
-        refusal = seen.refusal if seen.refusal is not None and seen.refusal.is_permanent else None
+        refusal = seen.refusal if seen.refusal is not None and _is_about_the_address(seen.refusal) else None
         metrics.DELIVERY_ROUTE_CHECKS.inc("accepted" if refusal is None else "refused")
         if seen.refusal is None or refusal is not None:
             self._remember(key, now_s + (ACCEPTED_S if refusal is None else REFUSED_S), refusal)
@@ -77,3 +79,7 @@ class RouteCheck:
         self._remembered.move_to_end(key)
         if len(self._remembered) > MOST_REMEMBERED:
             self._remembered.popitem(last=False)
+
+
+def _is_about_the_address(refusal: Reply) -> bool:
+    return refusal.is_permanent and not refusal.enhanced.startswith(("5.3.", "5.5.", "5.7."))

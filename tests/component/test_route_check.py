@@ -67,10 +67,17 @@ async def test_answers_are_remembered_for_a_while(
     assert peer.connections == 4
 
 
+async def test_a_refusal_without_an_enhanced_code_counts(check: RouteCheck, peer: ScriptedLmtpPeer) -> None:
+    """Older servers say only 550: that is about the address too."""
+    peer.set_script({"RCPT": Action(replies=("550 unknown user",))})
+    assert str(await check.refusal(HOP, NOBODY)) == "550 unknown user"
+
+
 @pytest.mark.parametrize(
     "script",
     [
         {"RCPT": Action(replies=("450 4.2.0 not now",))},
+        {"RCPT": Action(replies=("550 5.7.1 a list takes no mail from nobody",))},
         {"RCPT": Action(then="close")},
         {"MAIL": Action(replies=("451 4.3.0 busy",))},
         {"connect": Action(replies=("421 4.3.2 away",), then="close")},
