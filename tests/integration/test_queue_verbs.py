@@ -2,7 +2,9 @@
 
 import email
 import json
+import os
 import random
+import signal
 import smtplib
 import subprocess
 import tarfile
@@ -294,6 +296,40 @@ def test_two_administrators_at_once_lose_nothing_and_tell_nobody_twice(empty: Ma
         assert at_home["fay"] == ended["redirect"].total()
         told = Counter(who for notice in notices(node, id_) for who in notice)
         assert told == ended["bounce"], f"{id_}: {told} were told, {ended['bounce']} were bounced"
+
+
+def test_verbs_leave_a_row_alone_while_its_node_hangs(empty: MailfrontServer, node: DemoNode) -> None:
+    """An attempt is under way at a node that has stopped answering: four administrators at once hear `active at` it,
+    nobody is told, and when it goes on the mail arrives once."""
+    message_id = queue_one(empty, "hanging", "ana")
+    call(empty, "queue.hold", ids=[message_id])
+    node.start()
+    wait_until(lambda: empty.cli_json("node", "list")[0]["lmtp"] == "up", 60.0, "the node to be up")
+    pid = node.process.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        call(empty, "queue.release", ids=[message_id])
+        wait_until(lambda: "active" in str(rows_of(empty).values()), 20.0, "an attempt at the node")
+        answers: dict[str, Any] = {}
+
+        def administrator(verb: str, **more: str) -> None:
+            answers[verb] = call(empty, f"queue.{verb}", ids=[message_id], **more)
+
+        to = {"redirect": {"to": "fay@example.edu"}}
+        verbs = ("hold", "bounce", "delete", "redirect")
+        threads = [threading.Thread(target=administrator, args=(verb,), kwargs=to.get(verb, {})) for verb in verbs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30.0)
+        for verb in verbs:
+            assert (answers[verb]["changed"], answers[verb]["skipped"]) == (0, 1), answers[verb]
+            assert answers[verb]["skipped_rows"][0]["reason"] == "active at store1"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    drain(empty, node)
+    assert copies(node, "hanging") == {"ana": 1}
+    assert notices(node, message_id) == []
 
 
 def test_config_diff_says_what_a_reload_applies_and_the_reload_does_just_that(front: MailfrontServer) -> None:
