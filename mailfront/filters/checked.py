@@ -33,7 +33,8 @@ from mailfront.mail.verdict import (
     Verdict,
 )
 
-MOST_EDITS = 500
+MOST_EDITS = 4000
+"""Enough to delete each field of a header one by one: a sender must not be able to make a filter wish for too much."""
 MOST_LINE_BYTES = 998
 MOST_VALUE_BYTES = 64 * 1024
 MOST_ADDED_RECIPIENTS = 100

@@ -89,6 +89,9 @@ class _Pieces:
     def __init__(self, headers: Headers) -> None:
         self._fields = headers.fields
         self._kept: list[bytes] = [field.raw for field in self._fields]
+        self._places: dict[str, list[int]] = {}
+        for index, field in enumerate(self._fields):
+            self._places.setdefault(field.name.lower(), []).append(index)
         self._before: dict[int, list[bytes]] = {}
         self.above: list[bytes] = []
         self.added: list[bytes] = []
@@ -111,8 +114,7 @@ class _Pieces:
             self._kept[index] = b""
 
     def _indexes(self, name: str, occurrence: int | None) -> list[int]:
-        wanted = name.lower()
-        found = [index for index, field in enumerate(self._fields) if field.name.lower() == wanted]
+        found = self._places.get(name.lower(), [])
         return found if occurrence is None else found[occurrence - 1 : occurrence]
 
     def joined(self) -> bytes:

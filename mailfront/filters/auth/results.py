@@ -17,6 +17,7 @@ from mailfront.mail.verdict import DeleteHeader
 FIELD = "Authentication-Results"
 MOST_FIELDS = 100
 MOST_NAME_CHARS = 1000
+_LONG_LINE_CHARS = 900
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+./^_`{|}~@-]+")
 _ID = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))')
 
@@ -64,7 +65,8 @@ def _result(method: str, result: str, reason: str, properties: dict[str, str]) -
     if reason:
         parts.append(f"reason={_quoted(reason)}")
     parts += [f"{name}={_value(value)}" for name, value in properties.items() if value]
-    return " ".join(parts)
+    # What the sender wrote may be long, and a line must not be: a field that cannot be written would be his success.
+    return (" " if sum(map(len, parts)) < _LONG_LINE_CHARS else "\r\n\t").join(parts)
 
 
 def _value(text: str) -> str:

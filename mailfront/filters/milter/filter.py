@@ -21,6 +21,8 @@ from mailfront.protocol.milter import ends_message
 from mailfront.protocol.milter_packets import BODY_PIECE_BYTES, Decision, ReplyWith
 
 MOST_BODY_BYTES = 64 * 1024 * 1024
+MOST_NAME_BYTES, MOST_VALUE_BYTES = 998, 60 * 1024
+"""What of a field is shown: libmilter ends the conversation at a packet over 64 KiB; no sender may bring that about."""
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
@@ -134,8 +136,8 @@ class _Conversation:
     async def _header(self) -> Decision | ReplyWith | None:
         core = self.link.core
         for field in self._message.headers.fields:
-            if field.name:
-                value = field.raw.partition(b":")[2].removesuffix(b"\r\n")
+            if field.name and len(field.name) <= MOST_NAME_BYTES:
+                value = field.raw.partition(b":")[2].removesuffix(b"\r\n")[:MOST_VALUE_BYTES]
                 decided = await self._step(core.header(field.name.encode("ascii"), value))
                 if decided is not None:
                     return decided

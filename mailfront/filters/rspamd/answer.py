@@ -16,6 +16,7 @@ from mailfront.filters.rspamd.settings import RspamdSettings
 from mailfront.mail.verdict import Action, AddHeader, ChangeHeader, DeleteHeader, Edit, InsertHeader, Verdict
 
 MOST_SYMBOLS_SHOWN = 12
+MOST_SUBJECT_CHARS = 600
 
 
 def read_answer(data: bytes, settings: RspamdSettings, headers: Headers) -> Verdict:
@@ -74,7 +75,12 @@ def _own_edits(action: str, answer: Mapping[str, Any], settings: RspamdSettings,
 
 
 def _encoded(subject: str) -> str:
-    """RFC 2047 for what is not ASCII: the message may go where SMTPUTF8 is unknown."""
+    """RFC 2047 for what is not ASCII: the message may go where SMTPUTF8 is unknown.
+
+    It is the sender's text: whatever he wrote, a field can be made of it, or he could make this filter fail.
+    """
+    text = subject.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    subject = "".join(each if each >= " " and each != "\x7f" else " " for each in text)[:MOST_SUBJECT_CHARS]
     return subject if subject.isascii() else Header(subject, "utf-8", maxlinelen=900).encode(linesep="\r\n")
 
 

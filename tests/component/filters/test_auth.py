@@ -148,6 +148,17 @@ async def test_what_a_client_says_cannot_pose_as_a_result(auth: AuthFilter) -> N
     assert "dkim=none" in results(verdict)
 
 
+@pytest.mark.parametrize("filler", ["x", '"', ";"])
+async def test_no_length_of_what_a_client_says_makes_the_field_too_long(auth: AuthFilter, filler: str) -> None:
+    """A result that could not be written would be the filter's failure, and `on_error` the sender's choice."""
+    tags = "; ".join(f"{name}={filler * 3000}" for name in "ads")
+    text = TEXT.replace(b"@example.org", b"@mild.test")
+    signature = f"DKIM-Signature: v=1; {tags}; b=abc; bh=abc; h=from\r\n".encode()
+    sender = "a" * 60 + "@" + "b" * 60 + ".test"
+    verdict = await ask(auth, message(signature * 10 + text, sender=sender, helo="h" * 900))
+    assert results(verdict).count("dkim=") == 10
+
+
 async def test_dmarc_reject_refuses(auth: AuthFilter) -> None:
     """Nothing passes that belongs to From: the owner wants it refused."""
     verdict = await ask(auth, message(TEXT, ip="192.0.2.66", sender="ana@example.org"))

@@ -138,6 +138,15 @@ async def test_a_milter_is_shown_only_those_whom_it_is_for(milter: MilterFilter)
     assert steps_of(verdict)[3:] == ["rcpt <ana@example.test> ana@example.test"]
 
 
+async def test_an_endless_field_does_not_end_the_conversation(milter: MilterFilter) -> None:
+    """libmilter gives up at packets over 64 KiB, so no sender may write one: it sees the beginning of such a field, and
+    none whose very name is too long."""
+    verdict = await milter.data(
+        message(b"X-Long: " + b"x" * 100_000 + b"\nX" + b"y" * 100_000 + b": 1\n" + PLAIN % b"")
+    )
+    assert InsertHeader(0, "X-Seen", "4 fields, 6 bytes") in verdict.edits
+
+
 async def test_a_large_body_arrives_in_pieces(milter: MilterFilter) -> None:
     """A body of several pieces arrives byte for byte."""
     verdict = await milter.data(message(PLAIN % b"" + b"x" * 76 * 5000))

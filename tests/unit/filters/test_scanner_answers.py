@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 
 from mailfront.base.errors import RemoteProtocolError
 from mailfront.filters.answers_json import read_verdict
+from mailfront.filters.checked import checked
+from mailfront.filters.edits import apply
 from mailfront.filters.failure import FilterFailed
-from mailfront.filters.headers import Headers
+from mailfront.filters.forged import strip_fields
+from mailfront.filters.headers import MOST_FIELDS, Headers
 from mailfront.filters.rspamd.answer import read_answer as read_rspamd
 from mailfront.filters.rspamd.settings import RspamdSettings
+from mailfront.mail.body import MemoryBody
 from mailfront.mail.verdict import Action, AddHeader, ChangeHeader, DeleteHeader, InsertHeader, Verdict
 from mailfront.protocol import clamd, spamc
 
@@ -134,6 +138,28 @@ def test_a_subject_that_is_not_ascii_is_encoded() -> None:
     (_, change) = rspamd(action="rewrite subject", subject="*** Schöne Grüße").edits
     assert isinstance(change, ChangeHeader)
     assert change.value == "=?utf-8?b?KioqIFNjaMO2bmUgR3LDvMOfZQ==?="
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [b"caf\xe9", b"a\0b\x07", b"a" * 700 + b"\r\n " + b"b" * 700, "\u00fc".encode() * 5000, b"", b"\xff" * 3000],
+)
+@pytest.mark.parametrize("is_given", [True, False])
+def test_no_subject_makes_the_filter_fail(subject: bytes, is_given: bool) -> None:
+    """It is the sender's text, in rspamd's answer or in the header: else he would choose that `on_error` applies."""
+    document: dict[str, Any] = {"action": "rewrite subject", "score": 9.0, "required_score": 15.0}
+    if is_given:
+        document["subject"] = subject.replace(b"\r\n", b"").decode("utf-8", "replace")
+    headers = Headers(b"Subject: " + subject + b"\r\n")
+    verdict = checked(read_rspamd(orjson.dumps(document), RspamdSettings(), headers))
+    assert [type(edit) for edit in verdict.edits] == [AddHeader, ChangeHeader]
+
+
+def test_fields_to_delete_are_never_too_many() -> None:
+    """A sender who writes as many different marks as a header may have cannot make a scanner's filter fail by it."""
+    headers = Headers(b"".join(b"X-Spam-%d: No\r\n" % number for number in range(MOST_FIELDS)))
+    verdict = checked(Verdict(edits=strip_fields(headers, ("X-Spam-*",))))
+    assert apply(verdict.edits, headers, MemoryBody(headers.raw)).header == b""
 
 
 def test_an_unknown_action_is_no_acceptance() -> None:
