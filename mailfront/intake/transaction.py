@@ -9,7 +9,7 @@ What survives a crash in here: nothing, and no 250 was said. The client sends ag
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mailfront.base.clock import Clock
@@ -26,7 +26,8 @@ from mailfront.intake.full_mailboxes import FullMailboxes
 from mailfront.intake.kept import Keeping
 from mailfront.intake.leaves import WAITS, Expanded, Leaf, Target
 from mailfront.intake.recipients import Recipients
-from mailfront.intake.remembered import Mailbox, RememberedTable, body_sha256
+from mailfront.intake.remembered import RememberedTable, body_sha256
+from mailfront.intake.repetition import Repetition
 from mailfront.intake.report import MOST_RECIPIENTS_SHOWN, Stages, identity, report_message, report_refused
 from mailfront.intake.trace_header import message_header, received_count, trace_lines
 from mailfront.intake.versions import look_up_added, queue_versions, traced
@@ -34,7 +35,7 @@ from mailfront.mail.address import Address
 from mailfront.mail.body import BodyRef
 from mailfront.mail.envelope import Envelope, RecipientOptions
 from mailfront.mail.names import NodeId, NodeUser
-from mailfront.mail.outcome import Delivered, Fate, HandedOff, Split
+from mailfront.mail.outcome import Delivered, Fate
 from mailfront.mail.reply import Reply, reply
 from mailfront.mail.request import MailRequest
 from mailfront.observe import metrics
@@ -105,6 +106,7 @@ class Transaction:
         self._leaves: list[Leaf] = []
         self._first_home: NodeId | None = None
         self._needs_queue = False
+        self._repetition = Repetition(intake.remembered, request.reverse_path, self._leaves, self._recipients)
         self._asked_count = 0
         """How many recipients the client has named; filters may add others behind them."""
 
@@ -215,7 +217,7 @@ class Transaction:
         homes = {leaf.placement.home for leaf in self._leaves if isinstance(leaf, Target)}
         if (len(homes) > 1 or self._needs_queue) and not intake.queue.gate_is_open(outgoing.size_bytes):
             return self._refuse(envelope, body, reply(451, "4.3.0", _NO_QUEUE), per_recipient=per_recipient)
-        sha256, known = self._known_deliveries(body)
+        sha256, known = self._repetition.known_deliveries(body, intake.clock.wall_s())
         fates = mailbox_fates(self._recipients, screened.fates)
         if screened.variants and not await self._split(envelope, body, header, screened, fates, known):
             return self._refuse(envelope, body, reply(451, "4.3.0", _NO_QUEUE), per_recipient=per_recipient)
@@ -225,7 +227,7 @@ class Transaction:
             nothing = await ahead.commit(envelope, outgoing, header, known, per_recipient=per_recipient)
             if nothing is not None:
                 if screened.variants:  # they are queued already
-                    self._remember(fates, body_sha256(body))
+                    self._remember(fates, body)
                 return self._refuse(envelope, body, nothing, per_recipient=per_recipient)
             fates = ahead.fates
         wanted = [
@@ -252,7 +254,7 @@ class Transaction:
                 self.id, outcomes, result, per_recipient=per_recipient, asked_count=asked_count
             )
             self._settle_later(result)
-        self._forget_repeated(known, sha256, replies)
+        self._repetition.forget_accepted(known, sha256, replies)
         stages.answered_s = intake.clock.monotonic_s()
         report_message(
             envelope,
@@ -318,7 +320,7 @@ class Transaction:
             )
         except (Unavailable, OSError) as error:
             log.warning("a version of a message cannot be queued", id=self.id, reason=str(error))
-            self._remember(fates, body_sha256(body))
+            self._remember(fates, body)
             return False
         return True
 
@@ -373,35 +375,6 @@ class Transaction:
             envid=request.envid,
         )
 
-    def _known_deliveries(self, body: BodyRef) -> tuple[str, dict[int, Delivered | HandedOff | Split]]:
-        """The body's hash, and the mailboxes that got these very bytes under an earlier 451. Hashes the body only if
-        there may be any."""
-        remembered, now_s = self._intake.remembered, self._intake.clock.wall_s()
-        remembered.forget_old(now_s)
-        if not remembered:
-            return "", {}
-        sha256 = body_sha256(body)
-        found = (
-            (i, remembered.find(self._sender, _mailbox(leaf), sha256, now_s)) for i, leaf in enumerate(self._leaves)
-        )
-        return sha256, {index: outcome for index, outcome in found if outcome is not None}
-
-    def _forget_repeated(self, known: Iterable[int], sha256: str, replies: Sequence[Reply]) -> None:
-        """What was skipped in a repetition that is now accepted is not skipped once more."""
-        for index in known:
-            if self._is_accepted(index, replies):
-                self._intake.remembered.forget(self._sender, _mailbox(self._leaves[index]), sha256)
-
-    def _is_accepted(self, index: int, replies: Sequence[Reply]) -> bool:
-        """Whether the client hears 250 for every RCPT that led to this mailbox."""
-        if len(replies) == 1:
-            return replies[0].is_positive
-        return all(answer.is_positive for answer, of in zip(replies, self._recipients, strict=True) if index in of)
-
-    @property
-    def _sender(self) -> str:
-        return "" if self._request.reverse_path is None else self._request.reverse_path.key
-
     async def _keep(
         self,
         envelope: Envelope,
@@ -445,23 +418,22 @@ class Transaction:
                 else no_queue
                 for indexes, answer in zip(self._recipients, decision.replies, strict=True)
             )
-        sha256 = body_sha256(body)
-        self._remember({i: each for i, each in enumerate(outcomes) if not self._is_accepted(i, replies)}, sha256)
+        denied = (i for i in range(len(outcomes)) if not self._repetition.is_accepted(i, replies))
+        sha256 = self._remember({i: outcomes[i] for i in denied}, body)
         for attempt, indexes in result.pending:
             spawn(self._remember_later(attempt, indexes, sha256), name=f"remember {self.id}")
         return replies
 
-    def _remember(self, outcomes: Mapping[int, Fate], sha256: str) -> None:
-        now_s = self._intake.clock.wall_s()
-        for index, outcome in outcomes.items():
-            if isinstance(outcome, Delivered | HandedOff | Split):
-                mailbox = _mailbox(self._leaves[index])
-                self._intake.remembered.remember(self._sender, mailbox, sha256, outcome, now_s)
+    def _remember(self, outcomes: Mapping[int, Fate], body: BodyRef) -> str:
+        """Note who has the message although we deny it. Returns the body's hash, for what is learned later."""
+        sha256 = body_sha256(body)
+        self._repetition.remember(outcomes, sha256, self._intake.clock.wall_s())
+        return sha256
 
     async def _remember_later(self, attempt: LmtpAttempt, indexes: tuple[int, ...], sha256: str) -> None:
         """The dot was sent before the deadline and nothing could be kept: the answer still tells what to skip."""
         outcomes = dict(zip(indexes, await attempt.result(), strict=True))
-        self._remember(outcomes, sha256)
+        self._repetition.remember(outcomes, sha256, self._intake.clock.wall_s())
         # The rows may have been committed, and only the answer was lost.
         if delivered := {index: each for index, each in outcomes.items() if isinstance(each, Delivered)}:
             await self._intake.queue.settle(self.id, delivered)
@@ -470,10 +442,6 @@ class Transaction:
         """Wait for the answer to a dot that was sent before the deadline, and write it into the rows."""
         outcomes = await attempt.result()
         await self._intake.queue.settle(self.id, dict(zip(indexes, outcomes, strict=True)))
-
-
-def _mailbox(leaf: Leaf) -> Mailbox:
-    return leaf.mailbox_key, leaf.node_user
 
 
 _RCPT_OK = reply(250, "2.1.5", "recipient ok")
