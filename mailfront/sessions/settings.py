@@ -27,9 +27,10 @@ class LoginSettings(Settings):
     """Failed logins per connection. After the last one it is closed."""
     bad_commands: int = Field(default=10, ge=1, le=1000)
     """Unknown or malformed commands per connection. More: it is closed."""
-    failure_delay: DurationS = Field(default=2.0, ge=0, le=30)
+    failure_delay: DurationS = Field(default=3.0, ge=0, le=30)
     """How long after it was asked a wrong login is answered: a name that does not exist takes as long as a wrong
-    password."""
+    password. With `auth = "node"` it must be longer than the nodes take to say no (Dovecot's `auth_failure_delay`: 2 to
+    2.5 s); else the time tells who exists."""
     shared_addresses: Networks = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
     """Networks whose addresses stand for many people: webmail servers (one on this machine is listed by itself), a
     gateway of the campus. Failed logins from there slow down the account that was tried, not the address. Elsewhere
