@@ -21,6 +21,7 @@ import pytest
 
 from tests.support.certificates import Authority, CertificateFiles
 from tests.support.cyrus import MASTER_PASSWORD as CYRUS_MASTER_PASSWORD
+from tests.support.cyrus import MASTER_USER as CYRUS_MASTER_USER
 from tests.support.cyrus import CyrusNode
 from tests.support.dovecot import DovecotNode
 from tests.support.processes import new_directory, wait_until
@@ -63,6 +64,19 @@ def cluster(
         settings={
             "tls": {"certificate": certificates, "key": None},
         },
+    )
+    made.start()
+    yield made
+    made.server.stop()
+
+
+@pytest.fixture(scope="module")
+def as_master(cyrus: CyrusNode, server_certificate: CertificateFiles) -> Iterator[SessionCluster]:
+    """A front end of its own that logs in at the Cyrus node as its administrator."""
+    made = SessionCluster([cyrus], server_certificate, name="sessions-as-master")
+    secret = made.server.secret("cyrus", CYRUS_MASTER_PASSWORD)
+    made.server.change(
+        {"login": {"send": "master"}, "storage": {"master_user": CYRUS_MASTER_USER, "master_password_file": secret}}
     )
     made.start()
     yield made
@@ -364,11 +378,19 @@ def test_a_wrong_password_is_said_to_be_one_and_nothing_else_is(
     assert answers["sieve"].pop().startswith('NO "')
 
 
-def test_cyrus_takes_logins_by_its_administrator(cyrus: CyrusNode, cluster: SessionCluster) -> None:
-    """Cyrus lets its administrator act for a user by authorization identity, as `login.send = "master"` does."""
-    user = cluster.at("cyrus1")
-    deliver(cluster, user, "for the administrator")
-    client = imaplib.IMAP4(cyrus.host, cyrus.imap, timeout=LIMIT_S)
-    client.authenticate("PLAIN", lambda _: f"{user}\0cyrus\0{CYRUS_MASTER_PASSWORD}".encode())
-    assert imap_subjects(client) == ["for the administrator"]
-    client.logout()
+@pytest.mark.parametrize("role", ["imap", "sieve"])
+def test_cyrus_lets_the_master_user_in_for_somebody(as_master: SessionCluster, role: str) -> None:
+    """`login.send = "master"`: Cyrus knows no password of this person, and opens the mailbox that LMTP filled."""
+    user = USERS[-1] if role == "imap" else USERS[-2]
+    deliver(as_master, user, "for the master user")
+    if role == "imap":
+        with imaplib.IMAP4(*as_master.endpoint("imap"), timeout=LIMIT_S) as client:
+            client.login(user, PASSWORD)
+            assert imap_subjects(client) == ["for the master user"]
+        with imaplib.IMAP4(*as_master.endpoint("imap"), timeout=LIMIT_S) as client, pytest.raises(imaplib.IMAP4.error):
+            client.login(user, CYRUS_MASTER_PASSWORD)
+        return
+    with SieveClient(*as_master.endpoint("sieve")) as sieve:
+        assert sieve.login(user, PASSWORD)[-1].startswith("OK")
+        assert sieve.put_script("mine", b"keep;\r\n")[-1].startswith("OK")
+        assert '"mine"' in sieve.command(b"LISTSCRIPTS")

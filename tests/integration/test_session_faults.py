@@ -3,8 +3,11 @@
 One front end with two nodes of its own. Tests that change the nodes or the configuration bring them back.
 """
 
+import json
 import os
+import re
 import signal
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from urllib.request import urlopen
@@ -61,6 +64,59 @@ def test_a_password_in_clear_is_taken_from_this_machine_only(
     """By default. Who speaks is what the load balancer says, not the load balancer."""
     answer = clients.connect(role, 1, source=source).login(cluster.at("store1"))
     assert answer.startswith(OK[role] if is_taken else IN_CLEAR[role])
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_nobody_can_lie_to_a_node_about_where_they_are(
+    cluster: SessionCluster, clients: Clients, nodes: Sequence[DovecotNode], role: str
+) -> None:
+    """The node would believe us: what a client claims of itself does not get there, whatever its case."""
+    lie = "203.0.113.66"
+    user = cluster.at("store2")
+    client = clients.connect(role)
+    claims = {
+        "imap": f'a ID ("name" "x" "X-Originating-IP" "{lie}" "x-originating-ip" {{12}}',
+        "pop3": f"XCLIENT ADDR={lie}",
+        "sieve": f'XCLIENT "ADDR={lie}"',
+    }
+    if role == "imap":
+        client.send(claims["imap"])
+        assert client.until(b"+")
+        assert client.ask(f'{lie} "x-session-id" "forged")').startswith("a OK")
+    else:
+        assert client.ask(claims[role]).startswith(("-ERR", "NO"))
+    assert client.login(user).startswith(OK[role])
+    name = "managesieve" if role == "sieve" else role
+    line = re.compile(rf"{name}-login: Info: Login: user=<{user}>.*")
+    said = wait_until(lambda: line.findall(nodes[1].log_text()), LIMIT_S, "the node's log")
+    assert "rip=127.0.0.1," in said[0]
+    assert lie not in nodes[1].log_text()
+    assert "forged" not in nodes[1].log_text()
+
+
+def test_no_password_is_ever_written_down(cluster: SessionCluster, clients: Clients) -> None:
+    """Right, wrong, or in a command that cannot be read: neither the log nor the events have it, nor its base64."""
+    user = cluster.at("store1")
+    secret = "not-for-any-log"
+    plain = b64encode(f"\0{user}\0{secret}".encode()).decode()
+    imap, pop3, sieve = (clients.connect(role) for role in ROLES)
+    for client in (imap, pop3, sieve):
+        assert client.login(user, secret).startswith(WRONG[client.role])
+    assert imap.ask(f"a AUTHENTICATE PLAIN {plain}").startswith(WRONG["imap"])
+    assert imap.ask(f'a LOGIN {user} "{secret}').startswith("a BAD")
+    assert imap.ask(f"a LOGIN {user} {secret} {secret}").startswith("a BAD")
+    assert pop3.ask(f"PASS {secret}").startswith("-ERR")
+    assert sieve.ask(f"LOGIN {user} {secret}").startswith("NO")
+    clients.log_in("imap", user)
+    wait_until(lambda: len(_failures(cluster, user)) == 4, LIMIT_S, "a line for each wrong password")
+    written = cluster.server.log_text() + json.dumps(cluster.server.events())
+    for unwanted in (secret, plain, b64encode(secret.encode()).decode()):
+        assert unwanted not in written
+
+
+def _failures(cluster: SessionCluster, user: str) -> list[str]:
+    failed = cluster.server.events("login_failed")
+    return [each["position"] for each in failed if each.get("login") == user]
 
 
 def kick(cluster: SessionCluster, *selector: str) -> int:
