@@ -19,10 +19,11 @@ from tests.support.processes import wait_until
 ANA, GHOST, GHOSTS = "ana@example.edu", "ghost@example.edu", ("spook@example.edu", "shade@example.edu")
 JOSE = "josé@example.edu"
 NAMES = ("ana", "tiny", "postmaster", "bounces")
-USERS = [{"address": f"{name}@example.edu", "mailbox": name} for name in NAMES]
+USERS: list[dict[str, object]] = [{"address": f"{name}@example.edu", "mailbox": name} for name in NAMES]
 USERS += [{"address": address, "mailbox": address.partition("@")[0]} for address in (GHOST, *GHOSTS)]
 USERS += [{"address": JOSE, "mailbox": "josé"}]
 USERS += [{"address": "moved@example.edu", "mailbox": "moved", "forward": "moved@far.example"}]
+USERS += [{"address": "both@example.edu", "mailbox": "both", "forward": ["one@far.example", "two@far.example"]}]
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,26 @@ def test_what_has_no_sender_goes_to_double_bounce(world: World) -> None:
     assert GHOST.encode() in found
     world.empty()
     assert len(world.outside.behind.received()) == before
+
+
+def test_a_redirection_to_a_forward_leaves_by_postfix_once_for_each_place(world: World) -> None:
+    """What waits for a node that is away goes where an administrator sends it: two places outside, one copy each, the
+    sender kept; the mailbox that it was for gets nothing when its node returns."""
+    world.node.kill9()
+    try:
+        body = b"Subject: redirected\r\n\r\nplease redirect\r\n"
+        world.send(ANA, sender="pilot@out.example", body=body)
+        wait_until(lambda: world.front.cli_json("queue", "stats")["total"] == 1, 60.0, "the mail in the queue")
+        done = world.front.cli_json("queue", "redirect", "--recipient", ANA, "--to", "both@example.edu")
+        assert (done["matched"], done["changed"]) == (1, 1)
+        for place in ("one@far.example", "two@far.example"):
+            found = world.outside.arrived("please redirect", place)
+            assert found.transaction.mail.startswith("MAIL FROM:<pilot@out.example>")
+            assert b"Delivered-To: both@example.edu\r\n" in found.body
+        world.empty()
+    finally:
+        world.node.start()
+    assert [each for each in world.node.messages("ana") if b"please redirect" in each] == []
 
 
 def test_late_mail_is_warned_about_once_and_then_given_up(world: World) -> None:
