@@ -5,7 +5,7 @@
 | Delivered, HandedOff | is deleted (a handed-off copy has its hint rows); the sender is told if he asked for it |
 | Deferred | waits for its next attempt; past its lifetime it is deleted and the sender is told |
 | Failed | is deleted and the sender is told, with the node's word |
-| Unknown | is unknown at that node, tried there only |
+| Unknown | is unknown at that node, tried there only; past its lifetime it is deleted and the sender is told so |
 
 An outcome that comes late (its lease lapsed, or it was reported twice) may still delete the row, since what is
 delivered is delivered; anything weaker counts only for the attempt that the row is in.
@@ -13,7 +13,7 @@ delivered is delivered; anything weaker counts only for the attempt that the row
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from mailfront.base.printable import printable
@@ -83,12 +83,15 @@ def result_of(
         case Failed(reply=answer):
             return RowResult(None, refused(row, str(answer)))
         case Unknown(node=node, reason=reason):
+            text = printable(reason, REPLY_CHARS)
+            if now_s >= expires_s:
+                return RowResult(None, replace(expired(row, text, "node"), maybe_delivered=True))
             return RowResult(
                 {
                     "state": RecipientState.UNKNOWN.value,
                     "next_attempt_s": next_s,
                     "node": node,
-                    "last_reply": printable(reason, REPLY_CHARS),
+                    "last_reply": text,
                     "blame": "node",
                     **_NO_LEASE,
                 }

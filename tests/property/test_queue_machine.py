@@ -290,15 +290,14 @@ class QueueMachine(RuleBasedStateMachine):
                 continue
             row.owner = None
             next_s = self.now_s + RETRY_S[min(row.attempts, len(RETRY_S)) - 1]
-            if isinstance(outcome, Unknown):
+            if isinstance(outcome, Unknown | Deferred) and self.now_s >= row.expires_s:
+                self._end((number, at), "told")
+                told = True
+            elif isinstance(outcome, Unknown):
                 row.state, row.next_s = "unknown", next_s
             elif isinstance(outcome, Deferred):
                 row.node = None
-                if self.now_s >= row.expires_s:
-                    self._end((number, at), "told")
-                    told = True
-                else:
-                    row.state, row.next_s = "waiting", next_s
+                row.state, row.next_s = "waiting", next_s
             else:
                 self._end((number, at), "told")
                 told = True

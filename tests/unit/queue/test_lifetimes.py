@@ -1,7 +1,9 @@
 """What becomes of mail that waits too long, by the clock: one warning, then the end, and who hears of it."""
 
+import email
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -199,6 +201,24 @@ async def test_a_lost_answer_is_given_up_as_doubtful(queue: Queue, clock: Manual
     clock.advance(LIFETIME_S + 1)
     ((_, _, failure),) = await look(queue)
     assert b"Action: failed" in failure
+    assert await rows(queue) == []
+
+
+async def test_an_attempt_that_outlives_the_lifetime_and_gets_no_answer_is_the_end(
+    queue: Queue, clock: ManualClock
+) -> None:
+    """It was under way when the message expired, and nobody looks at that message again: its sender reads of the
+    doubt now, for the row would be tried for ever otherwise."""
+    await put(queue)
+    await queue.claim(A, limit=1, owner="me")
+    clock.advance(LIFETIME_S + 1)
+    assert await look(queue) == []
+    await queue.settle(message_id(1), {0: Unknown(A, "no answer")})
+    ((_, _, failure),) = await look(queue)
+    assert b"Action: failed" in failure
+    people = email.message_from_bytes(failure).get_payload(0)
+    assert isinstance(people, Message)
+    assert "may have arrived" in str(people.get_payload(decode=True))
     assert await rows(queue) == []
 
 
