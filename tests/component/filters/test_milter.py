@@ -168,6 +168,61 @@ async def test_one_connection_serves_client_after_client(milter: MilterFilter, m
     assert len(opened) == 1
 
 
+class NotedSocket:
+    """A connection's socket whose options are noted as they are set."""
+
+    def __init__(self, inner: socket.socket) -> None:
+        self._inner = inner
+        self.options: list[tuple[int, int, int]] = []
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        self.options.append((level, option, value))
+        self._inner.setsockopt(level, option, value)
+
+
+async def test_nothing_waits_for_a_delayed_acknowledgement(editing: EditingMilter) -> None:
+    """Over TCP the link has TCP_NODELAY, and asks for TCP_QUICKACK again before each answer that it waits for."""
+    link = await open_link(editing.address)
+    kernel = link._tcp
+    if kernel is None:
+        assert editing.path is not None
+    else:
+        assert kernel.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        noted = NotedSocket(kernel)
+        link._tcp = noted  # type: ignore[assignment]
+        await link.say(link.core.connect("client", "192.0.2.1", 25, {}))
+        asked_count = noted.options.count((socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1))
+        await link.say(link.core.helo("client", {}))
+        assert noted.options.count((socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)) > asked_count > 0
+    link.close()
+    await link._writer.wait_closed()
+
+
+async def test_a_milter_that_shuts_down_leaves_the_message_with_the_client() -> None:
+    """SHUTDOWN is the milter's word for 421: a tempfail, and the connection is not used again."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        negotiation = await reader.readexactly(17)
+        writer.write(negotiation[:5] + (6).to_bytes(4, "big") + (0x3F).to_bytes(4, "big") + bytes(4))
+        await reader.read(65536)
+        writer.write((1).to_bytes(4, "big") + b"4")
+        served.append(await reader.read(65536))
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
+
+    served: list[bytes] = []
+    ended = asyncio.Event()
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        milter = MilterFilter(MilterSettings(address=(f"127.0.0.1:{port}",)), context())
+        verdict = await milter.data(message(PLAIN % b""))
+        await milter.close()
+        await asyncio.wait_for(ended.wait(), 20)
+    assert (verdict.action, verdict.code) == (Action.TEMPFAIL, 451)
+    assert served == [b""]
+
+
 @pytest.mark.parametrize("end", ["speaks", "closes"])
 async def test_an_idle_connection_with_news_is_not_used_again(end: str) -> None:
     """A milter that speaks when nobody asked, or hangs up, is not given another message on that connection."""
