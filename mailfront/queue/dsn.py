@@ -59,7 +59,6 @@ class NoticeRecipient:
     status: str
     diagnostic: str = ""
     orcpt: str | None = None
-    remote_mta: str = ""
     last_attempt_s: float | None = None
     give_up_s: float | None = None
     via: str = ""
@@ -205,8 +204,6 @@ def _status_fields(
             f"Action: {kind.value}",
             f"Status: {each.status}",
         ]
-        if each.remote_mta:
-            lines.append(f"Remote-MTA: dns; {printable(each.remote_mta, 255)}")
         if each.diagnostic:
             said = printable(each.diagnostic, 600)
             lines.append(f"Diagnostic-Code: smtp; {said if is_global else _ascii(said)}")

@@ -179,7 +179,7 @@ def test_what_notify_asks_for(notify: str | None, wanted: set[NoticeKind]) -> No
 @given(original=st.binary(max_size=400), said=st.text(max_size=200), address=st.text(min_size=1, max_size=60))
 def test_nothing_in_it_can_break_it(original: bytes, said: str, address: str) -> None:
     """Whatever a stranger wrote: three parts, and the fields that we wrote."""
-    recipient = NoticeRecipient(address=address, status="5.0.0", diagnostic=said, remote_mta=said)
+    recipient = NoticeRecipient(address=address, status="5.0.0", diagnostic=said)
     for prefix in (b"", b"Subject: "):
         notice = _notice(NoticeKind.FAILED, recipient, original=prefix + original)
         head, _, rest = notice.partition(b"\r\n\r\n")
