@@ -59,6 +59,28 @@ async def test_rewrite_subject_changes_the_subject(rspamd: Rspamd) -> None:
     assert change.value != "hello"
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Subject: caf\xe9 \xff\r\n",
+        b"Subject: " + b"a" * 900 + b"\r\n " + b"b" * 900 + b"\r\n",
+        b"Subject: nul \0 bell \x07\r\n",
+        b"Subject: =?utf-8?b?/////w==?= =?no-such?q?=FF?=\r\n",
+        b"no field at all\r\nSubject: x\r\nFrom: \xff\xfe\r\nMessage-Id: <\xe9\0@>\r\n",
+        b"".join(b"X-Spam-%d: No\r\n" % number for number in range(1900)) + b"Subject: x\r\n",
+        b"X-Long: " + b"x" * 200_000 + b"\r\nSubject: x\r\n",
+    ],
+    ids=["8bit", "long", "nul", "encoded", "broken", "marks", "field"],
+)
+async def test_no_header_of_a_sender_makes_the_filter_fail(rspamd: Rspamd, header: bytes) -> None:
+    """Spam that is written to upset a reader of it is marked like other spam: `on_error` is not the sender's choice."""
+    data = header + b"\r\n" + MARKERS["rewrite subject"].encode() + b" \xff\0\r\n"
+    finding = await finding_of(view(data), kind="rspamd", on_error="accept", settings={"url": rspamd.url})
+    assert finding.error == ""
+    assert AddHeader("X-Spam", "Yes") in finding.verdict.edits
+    assert any(isinstance(edit, ChangeHeader) for edit in finding.verdict.edits)
+
+
 async def test_milter_headers_are_applied(rspamd: Rspamd) -> None:
     """Fields that rspamd adds and removes become edits."""
     data = message(MILTER_MARKER, header="X-Remove-Me: 1\r\n")
