@@ -97,9 +97,10 @@ class Chain:
         return bool(self._by_stage[stage])
 
     async def start(self) -> None:
-        """Make the filters ready. Waits for no scanner. Raises FilterFailed."""
+        """Make the filters ready. Waits for no scanner. One that cannot be made ready has failed for every message:
+        mail does what its `on_error` says, and does not stop."""
         for step in self.steps:
-            await step.filter.start()
+            await step.start()
 
     async def close(self) -> None:
         """Close all filters."""

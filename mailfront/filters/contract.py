@@ -200,7 +200,8 @@ class Filter:
     """Base of all filters. Override the stages that the kind declares; the others are never called."""
 
     async def start(self) -> None:
-        """Make ready, inside the running loop. Must not wait for a scanner: it may be down. Raises FilterFailed."""
+        """Make ready, inside the running loop. Must not wait for a scanner: it may be down. Raises FilterFailed: it is
+        then not asked, and `on_error` applies to every message until the next start."""
 
     async def close(self) -> None:
         """The process ends: close connections."""

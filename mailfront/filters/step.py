@@ -51,6 +51,19 @@ class Step:
         # Looked up once: it is done for every message.
         self._methods: dict[Stage, Callable[[Any], Answer]] = {stage: getattr(asked, stage.value) for stage in stages}
         self._shadow = settings.shadow
+        self._unusable = ""
+
+    async def start(self) -> None:
+        """Make the filter ready. What it raises is what it will be said to have failed of, until the next start."""
+        self._unusable = ""
+        try:
+            await self.filter.start()
+        except FilterFailed as error:
+            self._unusable = f"cannot be started: {error}"
+            log.error("a filter cannot be started", filter=self.name, reason=printable(str(error), 400))
+        except Exception as error:
+            self._unusable = f"cannot be started: {error!r}"
+            log.error("a filter cannot be started", filter=self.name, exc_info=error)
 
     def may_be_asked(self, ip: str, size_bytes: int) -> bool:
         """Whether the message as such is one that this filter is for."""
@@ -73,6 +86,8 @@ class Step:
     def ask(self, stage: Stage, view: object, binds: frozenset[int] | None) -> "Finding | Waiting":
         """Ask the filter. It may answer at once, or its answer has to be waited for."""
         started_s = perf_counter()
+        if self._unusable:
+            return self._failed(stage, binds, self._unusable, 0.0)
         try:
             answer = self._methods[stage](view)
             if isinstance(answer, Verdict):

@@ -125,6 +125,20 @@ async def test_error_and_timeout_have_one_policy(on_error: str, action: Action, 
     assert "secret" not in finding.verdict.text
 
 
+@pytest.mark.parametrize("error", [FilterFailed("no name server is known"), RuntimeError("a mistake")])
+async def test_a_filter_that_cannot_be_started_has_failed_for_each_message(error: Exception) -> None:
+    """The chain starts without it, the others are asked, and `on_error` says what becomes of mail."""
+    chain, (broken, other) = chain_of(("a", says(CONTINUE), {}), ("b", says(CONTINUE), {}))
+
+    async def start() -> None:
+        raise error
+
+    broken.start = start  # type: ignore[method-assign]
+    first, second = await found(chain)
+    assert (first.verdict.action, first.error.startswith("cannot be started: ")) == (Action.TEMPFAIL, True)
+    assert (broken.seen, len(other.seen), second.error) == ([], 1, "")
+
+
 async def test_a_reject_ends_the_others() -> None:
     """Nothing is spent on mail that is refused: who has not answered is cancelled, also before it began."""
     cancelled: list[str] = []
