@@ -4,6 +4,7 @@ Reference: https://docs.rspamd.com/developers/protocol/ (reply of `/checkv2`, an
 another shape than documented is an error of the filter, not a guess.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from email.header import Header
 from typing import Any
@@ -17,6 +18,9 @@ from mailfront.mail.verdict import Action, AddHeader, ChangeHeader, DeleteHeader
 
 MOST_SYMBOLS_SHOWN = 12
 MOST_SUBJECT_CHARS = 600
+MOST_VALUE_CHARS, MOST_LINE_CHARS = 16_000, 240
+_SOUND = re.compile(r"[^\r\n\0]{0,900}(?:\r?\n[ \t]+[^ \t\r\n\0][^\r\n\0]{0,900})*")
+_FOLD, _BREAKS = re.compile(r"\r?\n[ \t]+"), re.compile(r"[\r\n\0]+")
 
 
 def read_answer(data: bytes, settings: RspamdSettings, headers: Headers) -> Verdict:
@@ -99,7 +103,19 @@ def _milter_edits(milter: Mapping[str, Any], headers: Headers) -> Iterator[Edit]
             value = each["value"] if isinstance(each, Mapping) else each
             order = int(each.get("order", -1)) if isinstance(each, Mapping) else -1
             if order < 0:
-                yield AddHeader(name, str(value))
+                yield AddHeader(name, _one_field(str(value)))
             else:
                 # rspamd counts from 1, and 0 is the top as well.
-                yield InsertHeader(max(0, order - 1), name, str(value))
+                yield InsertHeader(max(0, order - 1), name, _one_field(str(value)))
+
+
+def _one_field(value: str) -> str:
+    """A value as one field whatever is in it: rspamd writes names, addresses and links of the message into its fields,
+    and the sender of one that cannot be written would have made this filter fail. One that is sound stays as it is: it
+    may be a signature."""
+    value = value.strip("\r\n")[:MOST_VALUE_CHARS]
+    if value.isascii() and _SOUND.fullmatch(value):
+        return value
+    lines = _FOLD.split(value)
+    cut = [line[at : at + MOST_LINE_CHARS] for line in lines for at in range(0, max(1, len(line)), MOST_LINE_CHARS)]
+    return "\r\n\t".join(piece for each in cut if (piece := _BREAKS.sub(" ", each).strip()))

@@ -155,6 +155,31 @@ def test_no_subject_makes_the_filter_fail(subject: bytes, is_given: bool) -> Non
     assert [type(edit) for edit in verdict.edits] == [AddHeader, ChangeHeader]
 
 
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("plain", "plain"),
+        ("a;\n\tb;\r\n  c  d", "a;\r\n\tb;\r\n  c  d"),
+        ("a\r\nBcc: evil@example.org", "a Bcc: evil@example.org"),
+        ("a\rb\0c\n\n d\n", "a b c\r\n\td"),
+        ("\u00fc" * 500, "\r\n\t".join(["\u00fc" * 240, "\u00fc" * 240, "\u00fc" * 20])),
+        ("x" * 5000, None),
+        ("\n\t\n", "\t"),
+        ("\U0001f600\n " * 30_000, None),
+        ("", ""),
+    ],
+)
+def test_what_rspamd_repeats_of_a_message_stays_in_its_field(value: str, written: str | None) -> None:
+    """Whatever the sender wrote: one field, no line too long, and no failure of the filter."""
+    verdict = checked(rspamd(milter={"add_headers": {"X-Spamd-Result": {"value": value, "order": 1}, "X-B": value}}))
+    (first, second) = verdict.edits
+    assert isinstance(first, InsertHeader)
+    assert isinstance(second, AddHeader)
+    assert first.value == second.value
+    if written is not None:
+        assert first.value == written
+
+
 def test_fields_to_delete_are_never_too_many() -> None:
     """A sender who writes as many different marks as a header may have cannot make a scanner's filter fail by it."""
     headers = Headers(b"".join(b"X-Spam-%d: No\r\n" % number for number in range(MOST_FIELDS)))
