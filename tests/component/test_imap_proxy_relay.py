@@ -320,6 +320,38 @@ async def test_the_clients_of_a_node_that_dies_are_let_go(tmp_path: Path) -> Non
         assert {line["end"] for line in front.lines("session")} <= {"node", "node lost"}
 
 
+async def test_clients_of_a_dead_node_do_not_all_come_back_at_once(tmp_path: Path) -> None:
+    """A few are told at once; the others are kept for a while, though their node is gone, and go in their turn."""
+    async with await ScriptedImapNode.start() as node, session_front(tmp_path, {"store1": node.port}) as front:
+        clients = [await front.logged_in() for _ in range(25)]
+        for writer in tuple(node.open):
+            writer.transport.abort()
+        await front.until(lambda: all(each.node_side.is_lost for each in front.table), "the loss of every connection")
+        assert not all(front.table.is_lingering(each) for each in front.table)
+        for client in clients:
+            assert await client.rest() == b""
+            await client.close()
+        await front.until(lambda: not len(front.table), "the end of all sessions")
+
+
+async def test_a_node_that_has_returned_gets_its_logins_slowly(tmp_path: Path) -> None:
+    """Although it is up, most of a crowd has to wait for its turn; everybody gets in."""
+    async with (
+        await ScriptedImapNode.start() as node,
+        session_front(tmp_path, {"store1": node.port}, login=login_settings(hold=20.0)) as front,
+    ):
+        clients = [await front.connect() for _ in range(30)]
+        for client in clients:
+            await client.line()
+        front.doors.returned(front.node("store1"))
+        for client in clients:
+            client.send(b"a LOGIN ana secret\r\n")
+        await front.until(lambda: front.doors.held_count >= 15, "a crowd that waits")
+        for client in clients:
+            assert " OK " in await client.line()
+            await client.close()
+
+
 @on_both_loops
 async def test_our_own_want_of_descriptors_is_not_blamed_on_the_node(tmp_path: Path) -> None:
     """The login gets a temporary error and an alarm is raised; the node stays up, and the next login goes there."""
