@@ -1,8 +1,11 @@
 """IMAP through mailfront: real clients' library, real LDAP, three real Dovecot nodes."""
 
 import imaplib
+import smtplib
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -76,6 +79,54 @@ def test_every_session_has_one_line(server: MailfrontServer) -> None:
     assert lines[0]["node"] == _home(server, "user0008")
     assert lines[0]["end"] == "logout"
     assert lines[0]["from_client_bytes"] > 0 < lines[0]["from_node_bytes"]
+
+
+def test_an_idle_client_hears_of_new_mail(server: MailfrontServer) -> None:
+    """IDLE goes through both ways: the node tells of what LMTP brought, and DONE ends it; the session is counted by
+    protocol and node meanwhile."""
+    user = "user0011"
+    client = _client(server)
+    client.login(user, "secret")
+    client.select("INBOX")
+    client.send(b"i IDLE\r\n")
+    assert client.readline().startswith(b"+")
+    with smtplib.SMTP(*server.smtp, timeout=30) as smtp:
+        smtp.sendmail("sender@example.org", [f"{user}@example.edu"], "Subject: new\r\n\r\nhello\r\n")
+    while not (line := client.readline()).endswith(b" EXISTS\r\n"):
+        assert line.startswith(b"* ")
+    home = _home(server, user)
+    wait_until(lambda: _open_count(server, home) >= 1.0, 30.0, "the gauge")
+    client.send(b"DONE\r\n")
+    while not (line := client.readline()).startswith(b"i "):
+        assert line.startswith(b"* ")
+    assert line.startswith(b"i OK")
+    client.logout()
+    wait_until(lambda: _open_count(server, home) == 0.0, 30.0, "its end")
+
+
+def _open_count(server: MailfrontServer, node: str) -> float:
+    """IMAP sessions at a node, as the metric says."""
+    endpoint = server.endpoint("admin")
+    assert isinstance(endpoint, tuple)
+    with urlopen(f"http://{endpoint[0]}:{endpoint[1]}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    gauges = [line for line in lines if line.startswith("mailfront_sessions_open_count{")]
+    wanted = ('protocol="imap"', f'node="{node}"')
+    return sum(float(line.split()[-1]) for line in gauges if all(each in line for each in wanted))
+
+
+def test_a_client_that_closes_its_side_gets_all_answers(server: MailfrontServer) -> None:
+    """Commands piped in, then no more: Dovecot answers each before the connection ends."""
+    endpoint = server.endpoint("imap")
+    assert isinstance(endpoint, tuple)
+    with socket.create_connection(endpoint, timeout=30) as client:
+        client.sendall(b"a LOGIN user0013 secret\r\nb SELECT INBOX\r\nc NOOP\r\nd LOGOUT\r\n")
+        client.shutdown(socket.SHUT_WR)
+        said = b""
+        while piece := client.recv(65536):
+            said += piece
+    ends = [line[:4] for line in said.splitlines() if line[:2] in {b"a ", b"b ", b"c ", b"d "}]
+    assert ends == [b"a OK", b"b OK", b"c OK", b"d OK"]
 
 
 def test_a_reload_ends_no_session(server: MailfrontServer) -> None:
