@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from mailfront.base.printable import printable
-from mailfront.directory.answers import Answer, Audience, CannotSay, Found, Member, NoSuch
+from mailfront.directory.answers import ALARM_UNREACHABLE, Answer, Audience, CannotSay, Found, Member, NoSuch
 from mailfront.intake.expansion import Away, Box, Expansion, Gate, HopOf, Owner, Question, Step
 from mailfront.intake.leaves import CUT_THROUGH_MOST, Expanded, HopLeaf, Leaf, Target
 from mailfront.mail.address import Address
@@ -189,7 +189,15 @@ class Expander:
     def _cannot_say(self, address: Address, answer: CannotSay) -> Reply:
         if answer.alarm:
             self._raise_alarm(answer.alarm, f"{address}: {answer.reason}")
+        return cannot_say(address, answer)
+
+
+def cannot_say(address: Address, answer: CannotSay) -> Reply:
+    """What a client hears if nobody can tell who `address` is: 4.4.3 if the directory is away, which is the trouble of
+    all addresses; 4.3.5 if an entry is wrong, which is the trouble of this one."""
+    if answer.alarm in ("", ALARM_UNREACHABLE):
         return reply(451, "4.4.3", f"<{address}>: the directory cannot answer now, try again later")
+    return reply(451, "4.3.5", f"<{address}>: the directory must be mended first, try again later")
 
 
 def _leads_nowhere(address: Address, expansion: Expansion) -> Reply:

@@ -13,7 +13,7 @@ from mailfront.base.errors import Unavailable
 from mailfront.cluster.node_user import node_user
 from mailfront.cluster.placement import Placement
 from mailfront.directory.answers import Answer, CannotSay, DirectoryRecord, Found, Member, NoSuch, Source, Status
-from mailfront.intake.expander import Expander
+from mailfront.intake.expander import Expander, cannot_say
 from mailfront.intake.expansion import Box, Step
 from mailfront.intake.leaves import Expanded, HopLeaf, Target
 from mailfront.mail.address import Address, parse_path
@@ -146,7 +146,7 @@ class Recipients:
         if isinstance(answer, CannotSay):
             if answer.alarm:
                 self._alarms.raise_alarm(answer.alarm, f"{address}: {answer.reason}")
-            return reply(451, "4.4.3", f"<{address}>: the directory cannot answer now, try again later")
+            return cannot_say(address, answer)
         if for_postmaster:
             text = f"the directory does not know postmaster.address ({self._postmaster}); make the mailbox or the alias"
             self._alarms.raise_alarm("directory.no_postmaster", text)

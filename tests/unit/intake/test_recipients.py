@@ -113,6 +113,7 @@ async def resolve(
         ("bob@example.edu", {"bob": record("bob", status=Status.SUSPENDED)}, "550 5.2.1"),
         ("bob@example.edu", {"bob": record("bob", over_quota=True)}, "452 4.2.2"),
         ("bob@example.edu", {"bob": CannotSay("LDAP is down")}, "451 4.4.3"),
+        ("bob@example.edu", {"bob": CannotSay("two entries", "directory.ambiguous")}, "451 4.3.5"),
         ("postmaster@example.edu", {"postmaster": CannotSay("LDAP is down")}, "451 4.4.3"),
     ],
 )
