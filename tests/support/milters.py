@@ -71,6 +71,8 @@ class Editing(Milter.Base):
                 self.quarantine("looks odd")
             elif wish == "wait":
                 self.progress()
+            elif wish.startswith("echo "):
+                self.chgheader("Subject", 1, wish)
             elif wish == "tempfail":
                 self.setreply("451", "4.7.1", "later, please")
                 return Milter.TEMPFAIL

@@ -23,6 +23,8 @@ from mailfront.protocol.milter_packets import BODY_PIECE_BYTES, Decision, ReplyW
 MOST_BODY_BYTES = 64 * 1024 * 1024
 MOST_NAME_BYTES, MOST_VALUE_BYTES = 998, 60 * 1024
 """What of a field is shown: libmilter ends the conversation at a packet over 64 KiB; no sender may bring that about."""
+MOST_LINE_BYTES = 900
+_LONG_LINE = re.compile(rb"[^\r\n]{%d}(?=[^\r\n \t])" % MOST_LINE_BYTES)
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
@@ -212,6 +214,10 @@ def _refusal(reply: Reply) -> Verdict:
 
 
 def _text(value: bytes) -> str:
+    """A field's value. A line that is too long for a field is folded: milters repeat what senders write, such as a
+    subject, and none of them may make this filter fail."""
+    if len(value) > MOST_LINE_BYTES:
+        value = _LONG_LINE.sub(rb"\g<0>\r\n\t", value)
     return value.decode("utf-8", "surrogateescape")
 
 

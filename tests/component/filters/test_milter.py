@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from mailfront.filters.checked import checked
 from mailfront.filters.contract import FilterFailed
 from mailfront.filters.milter.filter import MilterFilter
 from mailfront.filters.milter.link import MilterLink, open_link
@@ -145,6 +146,14 @@ async def test_an_endless_field_does_not_end_the_conversation(milter: MilterFilt
         message(b"X-Long: " + b"x" * 100_000 + b"\nX" + b"y" * 100_000 + b": 1\n" + PLAIN % b"")
     )
     assert InsertHeader(0, "X-Seen", "4 fields, 6 bytes") in verdict.edits
+
+
+async def test_a_long_line_that_a_milter_repeats_is_folded(milter: MilterFilter) -> None:
+    """A subject that is longer than a line may be, marked by the milter: a sender cannot make the filter fail by it."""
+    verdict = checked(await milter.data(message(wish("echo " + "x" * 5000))))
+    (change,) = [edit for edit in verdict.edits if isinstance(edit, ChangeHeader)]
+    assert change.value.replace("\r\n\t", "") == "echo " + "x" * 5000
+    assert max(map(len, change.value.split("\r\n"))) < 998
 
 
 async def test_a_large_body_arrives_in_pieces(milter: MilterFilter) -> None:
