@@ -112,7 +112,7 @@ INTAKE_MESSAGES = Counter(
 )
 INTAKE_RECIPIENTS = Counter(
     "mailfront_intake_recipients_total",
-    "RCPT commands by their reply; `unserved` is 4.3.5: no home can be decided, or a list is too long.",
+    "RCPT commands by their reply; `unserved` is 4.3.5: no home, too long a list, or a wrong entry.",
     result=(
         "accepted", "unknown", "relay_denied", "suspended", "over_quota", "directory_unavailable", "gate_shut",
         "unserved", "filtered", "other",
