@@ -213,8 +213,9 @@ class ClientConnection(asyncio.Protocol):
     async def _log_in(self, asked: LoginAsked) -> None:
         listener = self._listener
         asked_s = listener.loop.time()
-        if (slow_s := listener.slowing.wait_s(self.ip, asked.name)) > 0.0:
-            await asyncio.sleep(slow_s)
+        if not await listener.slowing.wait(self.ip, asked.name):
+            self._turn_away(asked, asked_s)
+            return
         began_s = listener.loop.time()
         try:
             result = await listener.logins.log_in(listener.dialect, asked, self._who_it_is(), self._trail)
@@ -234,6 +235,16 @@ class ClientConnection(asyncio.Protocol):
             await asyncio.sleep(max(0.0, wait_s))
         self._login = None
         self._refuse(result, asked_s)
+
+    def _turn_away(self, asked: LoginAsked, asked_s: float) -> None:
+        """Nobody looks at this password: too many logins from there wait."""
+        trail = self._trail
+        trail.login, trail.mechanism = printable(asked.name), asked.mechanism
+        trail.reason = "too many logins from this address wait after failed ones"
+        self._report_failure(Refusal.TOO_MANY)
+        self._failures_count += 1
+        self._login = None
+        self._refuse(Refusal.TOO_MANY, asked_s)
 
     def _refuse(self, why: Refusal, asked_s: float) -> None:
         self._transport.write(self._core.refuse(why))

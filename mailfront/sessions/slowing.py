@@ -5,11 +5,16 @@ before the password is looked at and is the same for a right one, so that its le
 
 An address may stand for many people (a webmail, a dormitory), and anybody can fail at somebody else's account on
 purpose. So an address is allowed more failures than an account, and an account never costs its owner more than
-`MOST_FOR_ACCOUNT_S`. Addresses in `login.shared_addresses` are not counted at all.
+`MOST_FOR_ACCOUNT_S`. At most `MOST_WAITING` logins of an address wait at a time; more are told to try later. Addresses
+in `login.shared_addresses` are not counted at all.
 """
+
+import asyncio
+from collections import Counter
 
 from mailfront.base.clock import Clock
 from mailfront.directory.canonical import canonical_text
+from mailfront.net.connections import counted_as
 from mailfront.net.failures import FailureTable
 from mailfront.net.networks import Network, is_listed
 from mailfront.observe import metrics
@@ -19,6 +24,8 @@ FREE_FOR_ACCOUNT = 5.0
 FIRST_WAIT_S = 0.5
 MOST_FOR_ADDRESS_S = 15.0
 MOST_FOR_ACCOUNT_S = 5.0
+MOST_WAITING = 10
+"""Logins of one address that wait at the same time, per worker."""
 
 
 class LoginSlowing:
@@ -29,9 +36,27 @@ class LoginSlowing:
         self._failures = failures
         self._shared = shared
         self._clock = clock
+        self._waiting: Counter[bytes] = Counter()
 
-    def wait_s(self, ip: str, login: str) -> float:
-        """How long this login has to wait."""
+    async def wait(self, ip: str, login: str) -> bool:
+        """Wait as long as this login has to. False, at once, if enough from its address wait already: guesses that are
+        made side by side would else be as fast as without any wait. Cancellation is safe."""
+        wait_s = self._wait_s(ip, login)
+        if wait_s <= 0.0:
+            return True
+        client = counted_as(ip) if self._is_counted(ip) else b""
+        if client and self._waiting[client] >= MOST_WAITING:
+            return False
+        self._waiting[client] += 1
+        try:
+            await asyncio.sleep(wait_s)
+        finally:
+            self._waiting[client] -= 1
+            if not self._waiting[client]:
+                del self._waiting[client]
+        return True
+
+    def _wait_s(self, ip: str, login: str) -> float:
         now_s = self._clock.monotonic_s()
         from_there = self._failures.of_address(ip, now_s) if self._is_counted(ip) else 0.0
         waiting_s = wait_s(from_there, self._failures.of_account(canonical_text(login), now_s))

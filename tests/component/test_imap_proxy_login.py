@@ -8,6 +8,7 @@ import pytest
 
 from mailfront.base.secret import Secret
 from mailfront.sessions.flow import Master
+from mailfront.sessions.slowing import MOST_WAITING
 from tests.support.edge import on_both_loops
 from tests.support.imap_node import GREETING, ScriptedImapNode
 from tests.support.session_front import login_settings, session_front
@@ -173,6 +174,28 @@ async def test_failed_logins_per_connection_are_limited(tmp_path: Path) -> None:
         client.send(b"a LOGIN ana x\r\nb LOGIN ana y\r\nc LOGIN ana secret\r\n")
         assert (await client.rest()).splitlines()[-1] == b"* BYE too many failed logins"
         await client.close()
+
+
+async def test_guesses_side_by_side_are_turned_away(tmp_path: Path) -> None:
+    """After many failures some logins of an address wait; further ones are told to try later, and no password of
+    theirs is looked at."""
+    async with await ScriptedImapNode.start() as node, session_front(tmp_path, {"store1": node.port}) as front:
+        for _ in range(40):
+            front.listener.slowing.failed("127.0.0.1", "nobody")
+        clients = [await front.connect() for _ in range(MOST_WAITING + 2)]
+        for client in clients:
+            await client.line()
+        for client in clients[:MOST_WAITING]:
+            client.send(b"a LOGIN ana secret\r\n")
+        await front.until(
+            lambda: sum(each._login is not None for each in front.listener.waiting) == MOST_WAITING, "logins that wait"
+        )
+        for client in clients[MOST_WAITING:]:
+            assert (await client.ask("a LOGIN ana secret")).startswith("a NO [LIMIT] ")
+        assert [line["result"] for line in front.lines("login_failed")] == ["too_many"] * 2
+        assert node.connections_count == 0
+        for client in clients:
+            await client.close()
 
 
 async def test_who_does_not_log_in_in_time_is_let_go(tmp_path: Path) -> None:
