@@ -14,10 +14,10 @@ RemoteProtocolError; close. LocalProtocolError: calls in the wrong order, a NUL 
 """
 
 from base64 import b64encode
-from enum import Enum
 
 from mailfront.base.errors import LocalProtocolError, RemoteProtocolError
 from mailfront.base.printable import printable
+from mailfront.protocol.line_node_login import LineNodeLogin, Stage
 from mailfront.protocol.lines import LineBuffer
 from mailfront.protocol.login_dialogue import (
     ClientIdentity,
@@ -25,7 +25,6 @@ from mailfront.protocol.login_dialogue import (
     NodeCredentials,
     NodeEvent,
     Rejected,
-    StartTls,
     ToNode,
     TryLater,
 )
@@ -38,67 +37,31 @@ _MOST_INITIAL_BYTES = 200
 """Of an initial response: RFC 2449 allows a command line of 255 octets, RFC 5034 no longer one."""
 
 
-class _Stage(Enum):
-    """What we wait for, and what that is called in the log."""
-
-    GREETING = (0, "greeting")
-    CAPA = (1, "capability")
-    CAPA_LINES = (2, "capability")
-    STLS = (3, "starttls")
-    TLS = (4, "tls")
-    XCLIENT = (5, "capability")
-    UTF8 = (6, "capability")
-    USER = (7, "login")
-    LOGIN = (8, "login")
-
-
-class Pop3NodeLogin:
+class Pop3NodeLogin(LineNodeLogin):
     """See the module. One per connection. `capabilities` are CAPA's lines, and each SASL mechanism as `AUTH=NAME`."""
 
     def __init__(self, credentials: NodeCredentials, identity: ClientIdentity, starttls: bool) -> None:
         """`starttls`: TLS must be agreed on before anything else."""
-        self.capabilities: frozenset[str] = frozenset()
-        self._credentials = credentials
-        self._identity = identity
         self._lines = LineBuffer(MAX_LINE_BYTES)
-        self._stage = _Stage.GREETING
+        super().__init__(credentials, identity, starttls, self._lines)
         self._heard: set[str] = set()
         self._heard_count = 0
-        self._needs_tls = starttls
         self._greeting_has_xclient = False
         self._password_line: bytes | None = None
-        self._is_done = False
-
-    @property
-    def position(self) -> str:
-        """Where the dialogue is, or where it ended, for the log."""
-        return self._stage.value[1]
-
-    def receive(self, data: bytes) -> None:
-        """Take bytes from the node."""
-        self._lines.receive(data)
-
-    def tls_started(self) -> None:
-        """TLS is up: all that was said before is forgotten. Raises RemoteProtocolError for bytes from before it."""
-        if self._stage is not _Stage.TLS:
-            raise LocalProtocolError("TLS was not agreed on")
-        self._no_early_bytes()
-        self._needs_tls = False
-        self._stage = _Stage.CAPA
 
     def next_event(self) -> NodeEvent | None:
         """The next event, or None if more bytes or TLS are needed. Raises RemoteProtocolError."""
-        if self._stage is _Stage.TLS:
+        if self._stage is Stage.TLS:
             self._no_early_bytes()
-        if self._stage is _Stage.CAPA:
-            self._stage = _Stage.CAPA_LINES
+        if self._stage is Stage.CAPABILITY:
+            self._stage = Stage.CAPABILITY_LINES
             self._heard.clear()
             return ToNode(b"CAPA\r\n")
-        while not self._is_done and self._stage is not _Stage.TLS:
+        while not self._is_done and self._stage is not Stage.TLS:
             line = self._lines.next_line()
             if line is None:
                 return None
-            event = self._capability(line) if self._stage is _Stage.CAPA_LINES else self._answer(line)
+            event = self._capability(line) if self._stage is Stage.CAPABILITY_LINES else self._answer(line)
             if event is not None:
                 return event
         return None
@@ -110,22 +73,20 @@ class Pop3NodeLogin:
         if not is_ok and line[:4].upper() != b"-ERR":
             raise RemoteProtocolError(f"not a POP3 answer: {printable(line, 80)}")
         match self._stage:
-            case _Stage.GREETING if is_ok:
+            case Stage.GREETING if is_ok:
                 self._greeting_has_xclient = b"[XCLIENT]" in line.upper()
-                self._stage = _Stage.CAPA
+                self._stage = Stage.CAPABILITY
                 return self.next_event()
-            case _Stage.STLS if is_ok:
-                self._stage = _Stage.TLS
-                self._no_early_bytes()
-                return StartTls()
-            case _Stage.XCLIENT:
+            case Stage.STARTTLS if is_ok:
+                return self._start_tls()
+            case Stage.XCLIENT:
                 # A node that does not take it sees our address instead; the login goes on.
                 return self._ask_for_utf8()
-            case _Stage.UTF8 if is_ok:
+            case Stage.UTF8 if is_ok:
                 return self._log_in()
-            case _Stage.USER if is_ok:
+            case Stage.USER if is_ok:
                 return self._go_on()
-            case _Stage.LOGIN if is_ok:
+            case Stage.LOGIN if is_ok:
                 return self._logged_in()
             case _:
                 return self._refused(line)
@@ -152,19 +113,17 @@ class Pop3NodeLogin:
         if self._needs_tls:
             if "STLS" not in self._heard:
                 return self._end(TryLater("", "the node does not offer STLS, and its tls is set to starttls"))
-            self._stage = _Stage.STLS
+            self._stage = Stage.STARTTLS
             return ToNode(b"STLS\r\n")
         self.capabilities = frozenset(self._heard) | {f"AUTH={name}" for name in self._mechanisms()}
         if self._greeting_has_xclient or any(each.split()[:1] == ["XCLIENT"] for each in self._heard):
-            self._stage = _Stage.XCLIENT
-            who = self._identity
-            return ToNode(f"XCLIENT ADDR={who.ip} PORT={who.port} SESSION={who.session}\r\n".encode("ascii", "replace"))
+            return self._tell_who()
         return self._ask_for_utf8()
 
     def _ask_for_utf8(self) -> NodeEvent:
         if ASKED_FOR_UTF8 not in self._identity.about:
             return self._log_in()
-        self._stage = _Stage.UTF8
+        self._stage = Stage.UTF8
         return ToNode(b"UTF8\r\n")
 
     def _log_in(self) -> NodeEvent:
@@ -178,7 +137,7 @@ class Pop3NodeLogin:
             return self._sasl("PLAIN", b"\0".join((how.authorize.encode(), user, secret)))
         if b"\r" in user + secret or b"\n" in user + secret:
             return self._end(TryLater("", "the node has no SASL PLAIN, and PASS cannot carry a line end"))
-        self._stage = _Stage.USER
+        self._stage = Stage.USER
         self._password_line = b"PASS " + secret + b"\r\n"
         return ToNode(b"USER " + user + b"\r\n")
 
@@ -186,7 +145,7 @@ class Pop3NodeLogin:
         return next((each.split()[1:] for each in self._heard if each.startswith("SASL ")), [])
 
     def _sasl(self, mechanism: str, response: bytes) -> NodeEvent:
-        self._stage = _Stage.LOGIN
+        self._stage = Stage.LOGIN
         line, encoded = b"AUTH " + mechanism.encode(), b64encode(response)
         if len(encoded) <= _MOST_INITIAL_BYTES:
             return ToNode(line + b" " + encoded + b"\r\n")
@@ -196,9 +155,9 @@ class Pop3NodeLogin:
     def _go_on(self) -> NodeEvent:
         line, self._password_line = self._password_line, None
         if line is not None:
-            self._stage = _Stage.LOGIN
+            self._stage = Stage.LOGIN
             return ToNode(line)
-        if self._stage is _Stage.LOGIN and self._credentials.mechanism in BEARER_MECHANISMS:
+        if self._stage is Stage.LOGIN and self._credentials.mechanism in BEARER_MECHANISMS:
             # The node says in a challenge why it says no (RFC 7628 section 3.2.3), and waits for an empty word.
             return ToNode(b"AQ==\r\n")
         raise RemoteProtocolError("the node asks to go on, and there is nothing to send")
@@ -211,16 +170,8 @@ class Pop3NodeLogin:
     def _refused(self, line: bytes) -> NodeEvent:
         text = printable(line[4:].strip(), 200)
         code = text[1:].partition("]")[0].upper() if text.startswith("[") else ""
-        if self._stage not in (_Stage.LOGIN, _Stage.USER):
+        if self._stage not in (Stage.LOGIN, Stage.USER):
             return self._end(TryLater(code, text))
         cannot_say_more = not code and "AUTH-RESP-CODE" not in self._heard
         is_about_the_login = code in ("AUTH", "SYS/PERM") or cannot_say_more
         return self._end(Rejected(code, text) if is_about_the_login else TryLater(code, text))
-
-    def _end(self, event: NodeEvent) -> NodeEvent:
-        self._is_done = True
-        return event
-
-    def _no_early_bytes(self) -> None:
-        if self._lines.residue:
-            raise RemoteProtocolError("the node sent data after it had agreed to start TLS")

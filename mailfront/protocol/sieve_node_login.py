@@ -14,10 +14,10 @@ bytes around STARTTLS: RemoteProtocolError; close. LocalProtocolError: calls in 
 """
 
 from base64 import b64encode
-from enum import Enum
 
 from mailfront.base.errors import LocalProtocolError, RemoteProtocolError
 from mailfront.base.printable import printable
+from mailfront.protocol.line_node_login import LineNodeLogin, Stage
 from mailfront.protocol.login_dialogue import (
     MAX_LINE_BYTES,
     ClientIdentity,
@@ -25,7 +25,6 @@ from mailfront.protocol.login_dialogue import (
     NodeCredentials,
     NodeEvent,
     Rejected,
-    StartTls,
     ToNode,
     TryLater,
 )
@@ -37,57 +36,28 @@ MAX_CAPABILITIES = 64
 _STATUSES = (b"OK", b"NO", b"BYE")
 
 
-class _Stage(Enum):
-    """What we wait for, and what that is called in the log."""
-
-    GREETING = (0, "greeting")
-    STARTTLS = (1, "starttls")
-    TLS = (2, "tls")
-    CAPABILITY = (3, "capability")
-    XCLIENT = (4, "capability")
-    LOGIN = (5, "login")
-
-
-class SieveNodeLogin:
+class SieveNodeLogin(LineNodeLogin):
     """See the module. One per connection. `capabilities` are Sieve extensions, and each SASL mechanism as
     `AUTH=NAME`."""
 
     def __init__(self, credentials: NodeCredentials, identity: ClientIdentity, starttls: bool) -> None:
         """`starttls`: TLS must be agreed on before anything else."""
-        self.capabilities: frozenset[str] = frozenset()
-        self._credentials = credentials
-        self._identity = identity
         self._reader = SieveReader(MAX_LINE_BYTES, needs_plus=False)
-        self._stage = _Stage.GREETING
+        super().__init__(credentials, identity, starttls, self._reader)
         self._heard: dict[str, str] = {}
         self._heard_count = 0
-        self._needs_tls = starttls
-        self._is_done = False
-
-    @property
-    def position(self) -> str:
-        """Where the dialogue is, or where it ended, for the log."""
-        return self._stage.value[1]
-
-    def receive(self, data: bytes) -> None:
-        """Take bytes from the node."""
-        self._reader.receive(data)
 
     def tls_started(self) -> None:
         """TLS is up: all that was said before is forgotten, and the node tells its capabilities again. Raises
         RemoteProtocolError for bytes from before it."""
-        if self._stage is not _Stage.TLS:
-            raise LocalProtocolError("TLS was not agreed on")
-        self._no_early_bytes()
-        self._needs_tls = False
+        super().tls_started()
         self._heard.clear()
-        self._stage = _Stage.CAPABILITY
 
     def next_event(self) -> NodeEvent | None:
         """The next event, or None if more bytes or TLS are needed. Raises RemoteProtocolError."""
-        if self._stage is _Stage.TLS:
+        if self._stage is Stage.TLS:
             self._no_early_bytes()
-        while not self._is_done and self._stage is not _Stage.TLS:
+        while not self._is_done and self._stage is not Stage.TLS:
             tokens = self._reader.next_line()
             if tokens is None:
                 return None
@@ -100,10 +70,10 @@ class SieveNodeLogin:
         match tokens:
             case (bytes() as status, *rest) if status in _STATUSES:
                 return self._status(status, _code(rest), _text(rest))
-            case (String(name), *rest) if self._stage in (_Stage.GREETING, _Stage.CAPABILITY):
+            case (String(name), *rest) if self._stage in (Stage.GREETING, Stage.CAPABILITY):
                 self._learn(name, rest)
                 return None
-            case (String(),) if self._stage is _Stage.LOGIN and self._credentials.mechanism in BEARER_MECHANISMS:
+            case (String(),) if self._stage is Stage.LOGIN and self._credentials.mechanism in BEARER_MECHANISMS:
                 # The node says in a challenge why it says no (RFC 7628 section 3.2.3), and waits for an empty word.
                 return ToNode(b'"AQ=="\r\n')
             case _:
@@ -123,18 +93,16 @@ class SieveNodeLogin:
             return self._end(TryLater(code, text))
         is_ok = status == b"OK"
         match self._stage:
-            case _Stage.GREETING | _Stage.CAPABILITY if is_ok:
+            case Stage.GREETING | Stage.CAPABILITY if is_ok:
                 return self._after_capabilities()
-            case _Stage.STARTTLS if is_ok:
-                self._stage = _Stage.TLS
-                self._no_early_bytes()
-                return StartTls()
-            case _Stage.XCLIENT:
+            case Stage.STARTTLS if is_ok:
+                return self._start_tls()
+            case Stage.XCLIENT:
                 # A node that does not take it sees our address instead; the login goes on.
                 return self._log_in()
-            case _Stage.LOGIN if is_ok:
+            case Stage.LOGIN if is_ok:
                 return self._end(LoggedIn("", self._reader.residue))
-            case _Stage.LOGIN if code in ("", "AUTHENTICATIONFAILED"):
+            case Stage.LOGIN if code in ("", "AUTHENTICATIONFAILED"):
                 return self._end(Rejected(code, text))
             case _:
                 return self._end(TryLater(code, text))
@@ -143,15 +111,13 @@ class SieveNodeLogin:
         if self._needs_tls:
             if "STARTTLS" not in self._heard:
                 return self._end(TryLater("", "the node does not offer STARTTLS, and its tls is set to starttls"))
-            self._stage = _Stage.STARTTLS
+            self._stage = Stage.STARTTLS
             return ToNode(b"STARTTLS\r\n")
         extensions = self._heard.get("SIEVE", "").lower().split()
         mechanisms = self._heard.get("SASL", "").upper().split()
         self.capabilities = frozenset(extensions) | {f"AUTH={name}" for name in mechanisms}
         if "XCLIENT" in self._heard:
-            self._stage = _Stage.XCLIENT
-            who = self._identity
-            return ToNode(f"XCLIENT ADDR={who.ip} PORT={who.port} SESSION={who.session}\r\n".encode("ascii", "replace"))
+            return self._tell_who()
         return self._log_in()
 
     def _log_in(self) -> NodeEvent:
@@ -162,17 +128,9 @@ class SieveNodeLogin:
             if any(b"\0" in part for part in parts):
                 raise LocalProtocolError("a NUL cannot be part of a name or a password")
             mechanism, response = "PLAIN", b"\0".join(parts)
-        self._stage = _Stage.LOGIN
+        self._stage = Stage.LOGIN
         encoded = write_string(b64encode(response), literal=b"{%d+}")
         return ToNode(b"AUTHENTICATE " + write_string(mechanism.encode()) + b" " + encoded + b"\r\n")
-
-    def _end(self, event: NodeEvent) -> NodeEvent:
-        self._is_done = True
-        return event
-
-    def _no_early_bytes(self) -> None:
-        if self._reader.residue:
-            raise RemoteProtocolError("the node sent data after it had agreed to start TLS")
 
 
 def _code(tokens: list[Token]) -> str:
