@@ -141,6 +141,7 @@ def test_bad_commands_are_counted() -> None:
     [
         b"USER \xff\r\nPASS x\r\n",
         b"USER a\0b\r\nPASS x\r\n",
+        b"USER " + b"(" * 4000 + b"\r\nPASS x\r\n",
         b"USER ana\r\nPASS a\0b\r\n",
         b"AUTH PLAIN " + plain(b"", b"ana", b"x", b"y") + b"\r\n",
         b"AUTH PLAIN " + plain(b"", b"ana\r\nRCPT", b"x") + b"\r\n",
