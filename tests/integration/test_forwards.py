@@ -18,7 +18,7 @@ USERS: list[dict[str, object]] = [
     {"address": "fiona@example.edu", "mailbox": "fiona"},
     {"address": "fred@example.edu", "mailbox": "fred", "forward": ["fred@example.edu", "fred@out.example"]},
     {"address": "flora@example.edu", "mailbox": "flora", "forward": "fred@example.edu"},
-    {"address": "tiny@example.edu", "mailbox": "tiny"},
+    {"address": "tiny@example.edu", "mailbox": "tiny39"},
     {"address": "postmaster@example.edu", "mailbox": "postmaster"},
 ]
 GROUPS: list[dict[str, object]] = [

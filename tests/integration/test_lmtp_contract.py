@@ -219,8 +219,8 @@ def test_over_quota_is_the_mailboxes_trouble(three_nodes: Nodes) -> None:
     """A full mailbox is deferred by the mailbox, in the node's words, and the others get their copy."""
     node, user = three_nodes[1], a_user()
     peer = Peer(endpoint=endpoint_of((node.host, node.lmtp)), messages=node.messages)
-    fill = [message("tiny", body=a_body(b"x" * 5_000 + b"\r\n")) for _ in range(3)]
-    full = deliver(peer, *fill, message("tiny", user, body=a_body()))[-1]
+    fill = [message("tiny38", body=a_body(b"x" * 5_000 + b"\r\n")) for _ in range(3)]
+    full = deliver(peer, *fill, message("tiny38", user, body=a_body()))[-1]
     assert isinstance(full[0], Deferred)
     assert full[0].blame is Blame.MAILBOX
     assert str(full[0].reply).startswith("452 4.2.2")

@@ -111,9 +111,9 @@ def test_over_quota_is_temporary_and_said_at_rcpt(three_nodes: Nodes) -> None:
     node = three_nodes[0]
     with LmtpClient((node.host, node.lmtp)) as client:
         # More than the limit, less than the limit and the 10 % of grace.
-        client.deliver("a@example.org", ["tiny"], message_with(a_token(), size_bytes=10_500))
+        client.deliver("a@example.org", ["tiny37"], message_with(a_token(), size_bytes=10_500))
         client.command("MAIL FROM:<a@example.org>")
-        assert client.command("RCPT TO:<tiny>").startswith("452 4.2.2")
+        assert client.command("RCPT TO:<tiny37>").startswith("452 4.2.2")
 
 
 def test_the_handoff_account_has_neither_quota_nor_sieve() -> None:
