@@ -22,10 +22,12 @@ from tests.support.demo_node import DemoNode
 from tests.support.dovecot import HANDOFF_PASSWORD, HANDOFF_USER
 from tests.support.mailfront_server import MailfrontServer
 from tests.support.processes import wait_until
+from tests.support.toml_text import toml_text
 
 PEOPLE = ("ana", "ben", "cid", "dan", "eve", "fay", "postmaster")
-USERS = [{"address": f"{name}@example.edu", "mailbox": name} for name in PEOPLE]
 SENDER = "postmaster@example.edu"
+USERS = [{"address": f"{name}@example.edu", "mailbox": name} for name in PEOPLE]
+GROUPS = [{"address": "crew@example.edu", "members": ["cid@example.edu", "dan@example.edu"], "owner": SENDER}]
 QUICK: dict[str, dict[str, Any]] = {
     "storage": {"secondaries": 0, "master_user": None, "master_password_file": None},
     "queue": {"retry": ["1s"]},
@@ -47,9 +49,11 @@ def node() -> Iterator[DemoNode]:
 
 
 @pytest.fixture(scope="module")
-def front(node: DemoNode) -> Iterator[MailfrontServer]:
+def front(node: DemoNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MailfrontServer]:
     """A front end whose only node is that one."""
-    server = MailfrontServer([table_of(node)], USERS, settings=QUICK)
+    people = tmp_path_factory.mktemp("people") / "users.toml"
+    people.write_text(toml_text({"user": USERS, "group": GROUPS}))
+    server = MailfrontServer([table_of(node)], {"kind": "static", "file": people}, settings=QUICK)
     node.start()
     server.start()
     yield server
@@ -143,6 +147,17 @@ def test_a_redirected_message_arrives_at_the_new_address_once(empty: MailfrontSe
     wait_until(lambda: copies(node, "moved") == {"eve": 1, "ben": 1}, 60.0, "the copies")
     redirected = empty.events("queue_redirected")[-1]
     assert (redirected["recipient"], redirected["to"]) == ("ana@example.edu", "Eve@example.edu")
+
+
+def test_a_message_redirected_to_a_list_reaches_each_member_once(empty: MailfrontServer, node: DemoNode) -> None:
+    """The row becomes a row for each member; nobody else gets a copy, and the queue is empty in the end."""
+    queue_one(empty, "to-the-crew", "ana")
+    done = empty.cli_json("queue", "redirect", "--recipient", "ana@example.edu", "--to", "crew@example.edu")
+    assert (done["matched"], done["changed"]) == (1, 1)
+    node.start()
+    wait_until(lambda: copies(node, "to-the-crew") == {"cid": 1, "dan": 1}, 60.0, "the copies")
+    wait_until(lambda: call(empty, "queue.stats")["total"] == 0, 60.0, "an empty queue")
+    assert copies(node, "to-the-crew") == {"cid": 1, "dan": 1}
 
 
 def test_an_export_is_imported_once_and_loses_nothing(empty: MailfrontServer, node: DemoNode, tmp_path: Path) -> None:
