@@ -8,9 +8,11 @@
     expansion.boxes, expansion.aways
 
 Rules. An entry is expanded once. One that is met again below itself ends the circle there: its mailbox gets the mail,
-if it has one; so a forward to the own address keeps a copy. Who is suspended is left out, and so is a name that does
-not exist, which is noted. A list's owner takes the sender's place for everybody below it, an inner owner before an
-outer one. Who may post is asked of the group that the mail was sent or forwarded to, not of groups that are members.
+if it has one; so a forward to the own address keeps a copy. Circles that hide behind entries which were expanded
+elsewhere are seen at the end, when nobody at all would get the mail: the first mailbox that forwards gets it then. Who
+is suspended is left out, and so is a name that does not exist, which is noted. A list's owner takes the sender's place
+for everybody below it, an inner owner before an outer one. Who may post is asked of the group that the mail was sent
+or forwarded to, not of groups that are members.
 
 Ends for every graph: entries are finite, each is opened once, and nothing is asked once `is_over` is true.
 """
@@ -151,6 +153,7 @@ class Expansion:
         """More than `most` leaves, or far more questions than that."""
         self.met_circle = False
         self.met_suspended = False
+        self._first_forwarder: Box | None = None
 
     @property
     def boxes(self) -> list[Box]:
@@ -169,7 +172,17 @@ class Expansion:
     def take(self) -> list[Question]:
         """What must be known next; empty at the end. Each question is to be answered before the next `take`."""
         questions, self._questions = self._questions, []
+        if not questions:
+            self._end_hidden_circle()
         return [] if self.is_over else questions
+
+    def _end_hidden_circle(self) -> None:
+        """Who forwards and leads to nobody, though no name was left out, leads into a circle."""
+        forwarder = self._first_forwarder
+        if forwarder is None or self._boxes or self._aways or self.left_out or self.met_suspended:
+            return
+        self.met_circle = True
+        self._boxes[forwarder.record.key, forwarder.detail] = forwarder
 
     def answer(self, question: Question, answer: Found | NoSuch) -> None:
         """Go on with an answer. "Cannot say" is none: the caller gives up then, all of it."""
@@ -208,6 +221,8 @@ class Expansion:
             self._open_group(record, record.group, entry, context, role)
         elif record.forwards:
             below = self._below(record, entry, found.detail, context)
+            if record.mailbox and self._first_forwarder is None:
+                self._first_forwarder = Box(record, found.detail, context.via, context.owner)
             self._note(context, Met.FORWARD, str(record.address), opens=below)
             if record.keeps_copy:
                 self._note(below, Met.MAILBOX, str(record.address), record.key)
