@@ -15,7 +15,7 @@ from mailfront.base.units import parse_duration_s, parse_size_bytes, show_durati
 class Settings(BaseModel):
     """Base of all settings models."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", defer_build=True)
 
 
 def _duration(value: Any) -> Any:

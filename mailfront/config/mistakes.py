@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mailfront.base.printable import printable
+from mailfront.config.meanings import meaning
 
 Path = tuple[str | int, ...]
 
@@ -135,8 +136,8 @@ def _missing(path: Path, model: type[BaseModel]) -> str:
         for field_name, field in table.model_fields.items():
             if name == field_name:
                 models = list(models_in(field.annotation))
-                meaning = field.description or (models[0].__doc__ if len(models) == 1 else None) or ""
-                return f"is missing. {' '.join(meaning.split())}".rstrip()
+                text = meaning(table, name) or (models[0].__doc__ if len(models) == 1 else None) or ""
+                return f"is missing. {' '.join(text.split())}".rstrip()
     return "is missing"
 
 

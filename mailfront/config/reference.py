@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from mailfront.base.settings import DurationS, FilePath, SizeBytes
 from mailfront.base.units import show_duration, show_size
 from mailfront.cluster.settings import NodePort
+from mailfront.config.meanings import meaning
 from mailfront.config.mistakes import models_in
 from mailfront.config.model import Configuration
 from mailfront.config.write import document_to_toml
@@ -67,12 +68,16 @@ def _filters() -> Iterator[str]:
     yield "## `[[filter]]`\n"
     yield f"{_text(FilterSettings.__doc__)}\n"
     fields = FilterSettings.model_fields
-    yield "".join(_entry(name, each) for name, each in fields.items() if name != "settings" and not _is_table(each))
+    yield "".join(
+        _entry(FilterSettings, name, each)
+        for name, each in fields.items()
+        if name != "settings" and not _is_table(each)
+    )
     yield from _section("filter.only_for", fields["only_for"])
     for name, kind in found().kinds.items():
         yield f'## `[filter.settings]`, kind = "{name}"\n'
         yield f"{_text(kind.summary)}{_asked_at(kind)} {_text(kind.settings.__doc__)}\n"
-        yield "".join(_entry(each, field) for each, field in kind.settings.model_fields.items())
+        yield "".join(_entry(kind.settings, each, field) for each, field in kind.settings.model_fields.items())
 
 
 def _asked_at(kind: Kind) -> str:
@@ -91,7 +96,7 @@ def _section(path: str, field: FieldInfo) -> Iterator[str]:
         yield f"{_text(model.__doc__)}\n"
         plain = {name: each for name, each in model.model_fields.items() if not _is_table(each)}
         if plain:
-            yield "".join(_entry(name, each) for name, each in plain.items())
+            yield "".join(_entry(model, name, each) for name, each in plain.items())
         for name, each in model.model_fields.items():
             if name not in plain or _may_be_tables(each):
                 yield from _section(f"{path}.{name}", each)
@@ -113,10 +118,10 @@ def _kind(model: type[BaseModel]) -> str:
     return " or ".join(f'"{value}"' for value in typing.get_args(model.model_fields["kind"].annotation))
 
 
-def _entry(name: str, field: FieldInfo) -> str:
+def _entry(model: type[BaseModel], name: str, field: FieldInfo) -> str:
     facts = [_type(field.annotation, field.metadata), *_bounds(field)]
     facts.append("**required**" if field.is_required() else _default(field))
-    return f"- **`{name}`**: {'; '.join(facts)}.\n  {_text(field.description)}\n"
+    return f"- **`{name}`**: {'; '.join(facts)}.\n  {_text(meaning(model, name))}\n"
 
 
 def _default(field: FieldInfo) -> str:
