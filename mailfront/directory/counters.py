@@ -11,8 +11,8 @@ class DirectoryCounters:
     """Plain counts, written by the event loop only.
 
     `hits`: answered from a fresh copy. `joined`: waited for the look-up that somebody else had begun. `ldap_searches`:
-    searches and binds sent to a server, probes and snapshot pages excepted. `stale`, `snapshot`: answered from an old
-    copy because no server did. `unanswered`: ended as `CannotSay`.
+    searches and binds that have ended, `ldap_failures` of them without an answer; probes and snapshot pages excepted.
+    `stale`, `snapshot`: answered from an old copy because no server did. `unanswered`: ended as `CannotSay`.
     """
 
     lookups: int = 0

@@ -129,16 +129,23 @@ class LdapDirectory:
         refusal = ""
         for number, member in enumerate(members):
             share_s = (end_s - time.monotonic()) / (len(members) - number)
-            self._counters.ldap_searches += 1
             try:
-                return await call(member, share_s)
+                answer = await call(member, share_s)
             except SearchRefused as error:
-                self._counters.ldap_failures += 1
+                self._count(failed=True)
                 refusal = str(error)
             except ServerDown as error:
-                self._counters.ldap_failures += 1
+                self._count(failed=True)
                 self._leave_alone(member, str(error))
+            else:
+                self._count(failed=False)
+                return answer
         raise Unavailable(refusal or self._all_down())
+
+    def _count(self, *, failed: bool) -> None:
+        """Count a call that has ended, both numbers at once: what is told in between must add up."""
+        self._counters.ldap_searches += 1
+        self._counters.ldap_failures += failed
 
     def _all_down(self) -> str:
         reasons = "; ".join(member.down_reason for member in self._members)

@@ -14,6 +14,7 @@ import asyncio
 import atexit
 import bisect
 import itertools
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Generic, Literal, TypeVar
 import prometheus_client
 from prometheus_client import CollectorRegistry, multiprocess, values
 
+_log = logging.getLogger("mailfront.metrics")
 MAX_CHILDREN = 2000
 FLUSH_EVERY_S = 0.25
 FROM_CONFIGURATION: tuple[str, ...] = ()
@@ -105,7 +107,9 @@ class Counter(_Meter[prometheus_client.Counter]):
         CATALOGUE[name] = self
 
     def inc(self, *label_values: str, amount: float = 1) -> None:
-        """Add `amount`."""
+        """Add `amount`. Raises ValueError if it is negative: here, where the mistake is, and not in a flush later."""
+        if amount < 0:
+            raise ValueError(f"{self.name} only goes up, not by {amount}")
         child = self._children.get(label_values)
         if child is None:
             child = self._child(label_values)
@@ -205,17 +209,22 @@ def _timed_flush() -> None:
 
 @atexit.register
 def flush() -> None:
-    """Write what was added up since the last time."""
-    for counter, amount in _waiting_counts.items():
-        counter.inc(amount)
-    _waiting_counts.clear()
-    for histogram, tally in _waiting_values.items():
-        # What `observe` does for each value, once for all of them.
-        histogram._sum.inc(tally.total)
-        for bucket, count in zip(histogram._buckets, tally.counts, strict=True):
-            if count:
-                bucket.inc(count)
-    _waiting_values.clear()
+    """Write what was added up since the last time. Never raises: it may run in the middle of a delivery, and a number
+    that cannot be written is no reason to fail that. Such numbers are lost, and the log says so."""
+    try:
+        for counter, amount in _waiting_counts.items():
+            counter.inc(amount)
+        for histogram, tally in _waiting_values.items():
+            # What `observe` does for each value, once for all of them.
+            histogram._sum.inc(tally.total)
+            for bucket, count in zip(histogram._buckets, tally.counts, strict=True):
+                if count:
+                    bucket.inc(count)
+    except Exception:
+        _log.exception("metrics of the last moments are lost")
+    finally:
+        _waiting_counts.clear()
+        _waiting_values.clear()
 
 
 def _registry() -> CollectorRegistry | None:

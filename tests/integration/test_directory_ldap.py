@@ -297,6 +297,19 @@ async def test_ldap_stopped(make: Make, pair: tuple[Slapd, Slapd]) -> None:
     assert isinstance(await directory.recipient(address("nobody")), NoSuch)
 
 
+async def test_what_is_told_of_searches_under_way_adds_up(make: Make, pair: tuple[Slapd, Slapd]) -> None:
+    """A search that has begun and not ended counts for nothing yet; when it fails it is one search and one failure."""
+    directory = await make(pair[0], timeout="1s")
+    assert isinstance(await directory.recipient(address("user0001")), Found)
+    pair[0].hang()
+    waiting = spawn(directory.recipient(address("user0002")), name="a look-up under way")
+    await asyncio.sleep(0)
+    counters = directory.counters
+    assert (counters.ldap_searches, counters.ldap_failures) == (1, 0)
+    assert isinstance(await waiting, CannotSay)
+    assert (counters.ldap_searches, counters.ldap_failures) == (2, 1)
+
+
 async def test_a_directory_that_is_known_to_be_down_costs_no_time(make: Make, pair: tuple[Slapd, Slapd]) -> None:
     """Once a server is left alone, look-ups do not even try it."""
     directory = await make(pair[0], timeout="1s")

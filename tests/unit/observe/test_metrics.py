@@ -209,3 +209,27 @@ async def test_counts_reach_the_storage_soon_without_being_asked_for(tmp_path: P
     async with asyncio.timeout(20):
         while {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before:
             await asyncio.sleep(0.02)
+
+
+def test_a_counter_refuses_to_go_down_where_the_mistake_is_made() -> None:
+    """Not later, in the middle of something else."""
+    with pytest.raises(ValueError, match="only goes up"):
+        metrics.STORE_OPERATIONS.inc(amount=-1)
+
+
+async def test_numbers_that_cannot_be_written_fail_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A delivery that counts itself while the storage fails goes on; the loss is logged, once, and counting goes on."""
+
+    def broken(*_args: float) -> None:
+        raise OSError("no space left")
+
+    metrics.STORE_OPERATIONS.inc(amount=1)
+    counter = next(iter(meters._waiting_counts))
+    monkeypatch.setattr(type(counter), "inc", broken)
+    meters.flush()
+    assert [record.getMessage() for record in caplog.records] == ["metrics of the last moments are lost"]
+    monkeypatch.undo()
+    metrics.STORE_OPERATIONS.inc(amount=3)
+    assert value_of("mailfront_store_operations_total", metrics.render()) == 3
