@@ -17,12 +17,13 @@ from mailfront.admin.sessions import SessionService
 from mailfront.admin.socket import Call, Handler
 from mailfront.admin.traces import TraceService
 from mailfront.admin.verbs import Services, handlers
+from mailfront.app.addresses import checked_address
 from mailfront.app.homes import CurrentHomes
 from mailfront.app.session_desk import SessionDesk
 from mailfront.cluster.registry import PlacementRegistry
 from mailfront.config.model import Configuration
 from mailfront.directory.directory import Directory
-from mailfront.mail.address import Address, parse_path
+from mailfront.mail.address import Address
 from mailfront.mail.names import NodeId
 from mailfront.mail.routes import RouteTable
 from mailfront.queue.exports import QueueExport
@@ -132,13 +133,6 @@ def recipient_policy(config: Configuration) -> RecipientPolicy:
         relays=config.outbound.smarthost is not None,
         most_members=config.directory.max_members,
     )
-
-
-def checked_address(text: str) -> Address:
-    """An address that the settings have checked already."""
-    address = parse_path(text)
-    assert address is not None
-    return address
 
 
 def _then(handler: Handler, changed: Callable[[], None]) -> Handler:

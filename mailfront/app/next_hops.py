@@ -6,7 +6,7 @@ its server, one of a domain that is not ours to the smarthost, everything else i
 
 from collections.abc import Sequence
 
-from mailfront.app.admin_verbs import checked_address
+from mailfront.app.addresses import checked_address
 from mailfront.base.errors import Unavailable
 from mailfront.cluster.placement import Placement
 from mailfront.cluster.registry import PlacementRegistry

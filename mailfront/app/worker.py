@@ -15,7 +15,7 @@ from typing import Any
 
 import uvloop
 
-from mailfront.app.admin_verbs import checked_address
+from mailfront.app.addresses import checked_address
 from mailfront.app.assignment import Assignment, ReadyLine, read_assignment
 from mailfront.app.child import RETIRE_SIGNAL, watch_lifeline
 from mailfront.app.filters import filter_surroundings

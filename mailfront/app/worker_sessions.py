@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 
-from mailfront.app.admin_verbs import checked_address
+from mailfront.app.addresses import checked_address
 from mailfront.app.assignment import Assignment
 from mailfront.app.keeper_news import KeeperNews
 from mailfront.app.locator import WorkerLocator

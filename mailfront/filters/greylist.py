@@ -17,8 +17,8 @@ from mailfront.base.settings import DurationS, Settings
 from mailfront.base.units import show_duration
 from mailfront.filters.client_network import client_network
 from mailfront.filters.contract import Answer, Filter, FilterContext, FilterFailed, Kind, Rcpt, Stage
+from mailfront.filters.counting.asks import GreyAsk
 from mailfront.filters.counting.client import counter_key, counters_of
-from mailfront.filters.counting.tallies import GreyAsk
 from mailfront.mail.verdict import CONTINUE, Verdict
 from mailfront.net.networks import Networks, is_listed
 

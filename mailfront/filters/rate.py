@@ -18,8 +18,8 @@ from mailfront.base.errors import Unavailable
 from mailfront.base.settings import DurationS, Settings
 from mailfront.filters.client_network import client_network
 from mailfront.filters.contract import Answer, Filter, FilterContext, FilterFailed, Kind, Mail, Rcpt, Stage
+from mailfront.filters.counting.asks import RateAsk
 from mailfront.filters.counting.client import counter_key, counters_of
-from mailfront.filters.counting.tallies import RateAsk
 from mailfront.mail.address import Address
 from mailfront.mail.verdict import CONTINUE, Verdict
 from mailfront.net.networks import Networks, is_listed

@@ -17,9 +17,11 @@ MAX_LOCAL_BYTES = 64
 MAX_DOMAIN_BYTES = 255
 MAX_PATH_BYTES = 254
 
-_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+"
+# Said by what they exclude: a class that lists all of Unicode takes 5 ms to compile, each time that it stands here.
+_ATOM = r"[^\x00-\x20\"(),.:;<>@\[\\\]\x7f]+"
 _DOT_STRING = rf"{_ATOM}(?:\.{_ATOM})*"
-_LABEL = r"[A-Za-z0-9\u0080-\U0010ffff_](?:[A-Za-z0-9\-_\u0080-\U0010ffff]*[A-Za-z0-9_\u0080-\U0010ffff])?"
+_LETTER, _LETTER_OR_HYPHEN = r"[^\x00-/:-@\[-^`{-\x7f]", r"[^\x00-,./:-@\[-^`{-\x7f]"
+_LABEL = rf"{_LETTER}(?:{_LETTER_OR_HYPHEN}*{_LETTER})?"
 _DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*\.?"
 _LITERAL = r"\[[A-Za-z0-9:.\-]+\]"
 _QUOTED = r"\"(?:[^\"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*\""

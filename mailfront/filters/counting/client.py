@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
 
-from mailfront.filters.counting.tallies import GreyAsk, RateAsk
+from mailfront.filters.counting.asks import GreyAsk, RateAsk
 from mailfront.filters.failure import FilterFailed
 
 SERVICE = "counters"

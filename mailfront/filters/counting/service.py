@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 from mailfront.base.errors import Unavailable
+from mailfront.filters.counting.asks import GreyAsk, RateAsk
 from mailfront.filters.counting.client import GREY, RATE
-from mailfront.filters.counting.tallies import MOST_KEYS, GreyAsk, RateAsk, Tallies
+from mailfront.filters.counting.tallies import MOST_KEYS, Tallies
 from mailfront.net.channel import ChannelServer, Request
 from mailfront.observe import metrics
 from mailfront.observe.log import get

@@ -12,37 +12,11 @@ Bounded: beyond `MOST_KEYS` the keys that would end first go first.
 
 import heapq
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from mailfront.filters.counting.asks import GreyAsk, RateAsk
 from mailfront.store.tally_rows import TallyRow
 
 MOST_KEYS = 500_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RateAsk:
-    """Take `amount` of a limit of `count` per `per_s` under `key`."""
-
-    key: str
-    count: int
-    per_s: float
-    amount: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GreyAsk:
-    """May this triplet pass? `network` is the key of the client's network, or '' if those are not learnt.
-
-    A triplet must come again after `delay_s` and before `window_s` have passed. It then passes for `keep_s` from its
-    last use, and so does everything of a network of which `learn_count` triplets came through (0: never).
-    """
-
-    triplet: str
-    network: str
-    delay_s: float
-    window_s: float
-    keep_s: float
-    learn_count: int
 
 
 class Tallies:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailfront.filters.counting import tallies
-from mailfront.filters.counting.tallies import GreyAsk, RateAsk, Tallies
+from mailfront.filters.counting.asks import GreyAsk, RateAsk
+from mailfront.filters.counting.tallies import Tallies
 from mailfront.store.tally_rows import TallyRow
 
 NOW_S = 1_700_000_000.0
