@@ -67,7 +67,7 @@ class MessageDocument(_Document):
 class RecipientDocument(_Document):
     """One recipient. See `QueuedRecipient` for what the names mean; `bucket` and the lease are not exported."""
 
-    number: int = Field(ge=0, le=10_000_000)
+    number: int = Field(ge=0, lt=2**31)
     address: _Name
     mailbox_key: _Name
     node_user: _Name

@@ -39,6 +39,9 @@ from mailfront.store.writer import Connection, Store
 ORPHAN_S = 3600.0
 SWEEP_LIMIT = 200
 LOOKS_AT_ONCE = 100
+_NEW_NUMBERS = range(2**24, 2**31 - 2**24)
+"""Where rows that a look-up adds to a message take their numbers, at random: a number names one recipient for good, in
+hints, late reports and exports too, which know of rows that have gone from here."""
 
 Alarm = Callable[[str, str], None]
 
@@ -276,10 +279,10 @@ class Queue:
             mine = [row for row in rows if row.number == number and row.attempts == attempt]
             if not mine or mine[0].state != RecipientState.ACTIVE.value or message is None:
                 return changes
-            last = max(row.number for row in rows)
+            numbers = [number, *_new_numbers({row.number for row in rows}, len(places) - 1)]
             new = [
                 QueuedRecipient(
-                    number=number if index == 0 else last + index,
+                    number=at,
                     address=place.address,
                     mailbox_key=place.mailbox_key,
                     bucket=place.bucket,
@@ -290,7 +293,7 @@ class Queue:
                     via=place.via or mine[0].via,
                     list_owner=place.list_owner if place.list_owner is not None else mine[0].list_owner,
                 )
-                for index, place in enumerate(places)
+                for at, place in zip(numbers, places, strict=True)
             ]
             recipient_rows.delete_recipients(connection, message_id, [number])
             recipient_rows.insert_recipients(connection, message_id, message.arrived_s, new)
@@ -409,6 +412,14 @@ class Queue:
             self._alarm(name, text)
         for told in changes.told:
             report_told(told)
+
+
+def _new_numbers(taken: Collection[int], count: int) -> range:
+    while True:
+        first = random.choice(_NEW_NUMBERS)
+        numbers = range(first, first + count)
+        if not any(number in numbers for number in taken):
+            return numbers
 
 
 def _chunks(body: BodyRef) -> Iterator[bytes]:

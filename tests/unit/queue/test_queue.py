@@ -11,15 +11,15 @@ from sqlalchemy import event, text
 
 from mailfront.base.clock import ManualClock
 from mailfront.mail.body import PIECE_BYTES, MemoryBody, PrefixedBody
-from mailfront.mail.envelope import RecipientOptions
-from mailfront.mail.names import MailboxKey
-from mailfront.mail.next_hop import RESOLVE
+from mailfront.mail.envelope import NO_OPTIONS, RecipientOptions
+from mailfront.mail.names import MailboxKey, NodeUser
+from mailfront.mail.next_hop import NEXT_HOP_BUCKET, RESOLVE, next_hop_key
 from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, HandedOff, Unknown
 from mailfront.mail.reply import reply
 from mailfront.queue.check import check_queue
 from mailfront.queue.lifetimes import Lifetimes
 from mailfront.queue.queue import Queue
-from mailfront.queue.rows import QueuedRecipient, RecipientState
+from mailfront.queue.rows import Place, QueuedRecipient, RecipientState
 from mailfront.store import message_rows, recipient_rows
 from mailfront.store.errors import CorruptBody, StoreFailed
 from mailfront.store.writer import Connection, Store
@@ -253,6 +253,28 @@ async def test_resent_requests_change_nothing(queue: Queue, clock: ManualClock) 
     assert await _rows(queue) == []
     assert await queue.claim(A, limit=5, owner="me") == []
     assert claimed.message.id == message_id(1)
+
+
+async def test_a_member_of_a_list_never_gets_the_number_of_one_who_has_his_mail(queue: Queue) -> None:
+    """His delivery, reported once more, ends nobody else's row."""
+    anew = replace(queued_recipient(0, "list", NEXT_HOP_BUCKET), mailbox_key=next_hop_key(RESOLVE))
+    await _accept(queue, 1, anew, queued_recipient(1, "ana", 0))
+    await queue.claim(A, limit=1, owner="me")
+    await queue.settle(message_id(1), {1: _OK}, attempts={1: 2})
+    await queue.claim(RESOLVE, limit=1, owner="me")
+    places = [
+        Place(
+            address=f"{user}@example.edu",
+            mailbox_key=MailboxKey(user),
+            bucket=0,
+            node_user=NodeUser(user),
+            options=NO_OPTIONS,
+        )
+        for user in ("ben", "cid", "dan")
+    ]
+    await queue.redirect_row(message_id(1), 0, 2, places)
+    await queue.settle(message_id(1), {1: _OK}, attempts={1: 2})
+    assert {row.address for row in await _rows(queue)} == {place.address for place in places}
 
 
 async def test_settling_an_id_that_never_was(queue: Queue) -> None:
