@@ -5,7 +5,8 @@ from collections.abc import Collection
 from sqlalchemy import Connection, delete, insert, select
 
 from mailfront.base.ids import MessageId
-from mailfront.store.schema import imported
+from mailfront.store.message_rows import EXPIRED, QUEUED
+from mailfront.store.schema import imported, message
 
 MEMORY_S = 30 * 86400.0
 """How long a second import of the same recipient is recognised."""
@@ -25,5 +26,6 @@ def add(connection: Connection, message_id: MessageId, numbers: Collection[int],
 
 
 def forget(connection: Connection, before_s: float) -> int:
-    """Forget what came in before `before_s`. Returns how many recipients that is."""
-    return connection.execute(delete(imported).where(imported.c.at_s < before_s)).rowcount
+    """Forget what came in before `before_s`, but nothing of a message that is queued. Returns how many recipients."""
+    queued = select(message.c.id).where(message.c.id == imported.c.message_id, message.c.state.in_((QUEUED, EXPIRED)))
+    return connection.execute(delete(imported).where(imported.c.at_s < before_s, ~queued.exists())).rowcount

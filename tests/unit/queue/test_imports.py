@@ -126,6 +126,19 @@ async def test_a_second_import_changes_nothing_even_after_delivery(site: Site) -
     assert (await site.take(1, row)).answer is Answer.NEW
 
 
+async def test_what_is_still_queued_is_known_for_longer_than_a_month(site: Site) -> None:
+    """Recipients that came in by two files, days apart: the first is held, and is not taken for a new one."""
+    held = replace(queued_recipient(0, "ana", 3), state=RecipientState.HELD, reason="why")
+    other = replace(queued_recipient(1, "ben", 3), state=RecipientState.HELD, reason="why")
+    await site.take(1, held)
+    site.clock.advance(20 * DAY_S)
+    await site.take(1, other)
+    site.clock.advance(20 * DAY_S)
+    await site.queue.sweep()
+    assert (await site.take(1, held, other)).answer is Answer.HERE
+    assert await site.total() == 2
+
+
 async def test_recipients_of_one_message_may_come_in_two_files(site: Site) -> None:
     """Each is taken once, whether the message is still queued or done by then."""
     first, second, third = (queued_recipient(number, f"u{number}", 3) for number in range(3))
