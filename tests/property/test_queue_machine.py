@@ -1,10 +1,12 @@
 """The queue against a model that is a dictionary: any order of calls and of administrators' verbs, restarts included.
 
 No order loses a message: each accepted recipient is in the queue, or ended once: delivered, told of by a notice, or
-deleted by a verb that the audit counts.
+deleted by a verb that the audit counts. Only an import of what the queue has forgotten brings one back that ended.
 """
 
 import asyncio
+import base64
+import json
 import shutil
 import tempfile
 from collections import Counter
@@ -17,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from mailfront.admin.queue_exchange import ImportRequest, QueueExchange, show_exported
 from mailfront.base.clock import ManualClock
 from mailfront.mail.body import MemoryBody
 from mailfront.mail.envelope import NO_OPTIONS
@@ -25,13 +28,15 @@ from mailfront.mail.next_hop import NEXT_HOP_BUCKET, RESOLVE
 from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, Outcome, Unknown
 from mailfront.mail.reply import reply
 from mailfront.queue.check import check_queue
+from mailfront.queue.exports import ExportedMessage, QueueExport
+from mailfront.queue.imports import MEMORY_S, Places, QueueImport
 from mailfront.queue.lifetimes import Lifetimes
 from mailfront.queue.operations import Order, QueueOperations, Verb
-from mailfront.queue.queue import Queue
+from mailfront.queue.queue import ORPHAN_S, Queue
 from mailfront.queue.rows import Claimed, Place, RecipientState
 from mailfront.queue.views import QueueViews
 from mailfront.store.audit_rows import latest_audits
-from mailfront.store.queue_queries import Selector
+from mailfront.store.queue_queries import FIRST_KEY, Selector
 from tests.support.queue_rows import (
     HOPS,
     NOTICES,
@@ -55,6 +60,15 @@ _MAPS = (
 _TARGETS = ("new@example.edu", "u1@example.edu")
 _LEASE_S, _LIFETIME_S = 900.0, 20_000.0
 _NOTICES = replace(NOTICES, lifetime_s=1e9)
+_CLUSTER = "example"
+
+
+def _bucket_of(key: MailboxKey) -> int:
+    return 7 + int(key[3:]) if key.startswith("new") else int(key[1:])
+
+
+_HERE = Places({A, B, RESOLVE}, _bucket_of)
+_WITHOUT_B = Places({A, RESOLVE}, _bucket_of)
 
 
 @dataclass
@@ -73,6 +87,15 @@ class _Row:
     until_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Written:
+    """A message in an exported file, and what the model knew of its recipients then."""
+
+    document: str
+    body: bytes
+    rows: dict[int, _Row]
+
+
 class QueueMachine(RuleBasedStateMachine):
     """See the module. Jitter is off, so that the model can say every time exactly."""
 
@@ -89,6 +112,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.expired: set[int] = set()
         self.notices_count = 0
         self.fates: dict[tuple[int, int], str] = {}
+        self.ended: Counter[str] = Counter()
+        self.done_s: dict[int, float] = {}
+        self.imported: dict[int, dict[int, float]] = {}
+        self.files: list[dict[int, _Written]] = []
         self.changed: Counter[Verb] = Counter()
         self.lifetimes: Lifetimes
         self.reports: list[tuple[int, dict[int, Outcome], dict[int, int]]] = []
@@ -173,7 +200,14 @@ class QueueMachine(RuleBasedStateMachine):
         """A recipient leaves the queue; nobody does so twice."""
         assert key not in self.fates
         self.fates[key] = fate
+        self.ended[fate] += 1
         del self.rows[key]
+        if not self._is_queued(key[0]):
+            self.done_s[key[0]] = self.now_s
+            self.expired.discard(key[0])
+
+    def _is_queued(self, number: int) -> bool:
+        return any(of == number for of, _ in self.rows)
 
     @rule(node=st.sampled_from([A, B]), limit=st.integers(1, 4), data=st.data())
     def claim(self, node: NodeId, limit: int, data: st.DataObject) -> None:
@@ -224,12 +258,16 @@ class QueueMachine(RuleBasedStateMachine):
             )
             for index in range(places_count)
         ]
+        row = self.rows[number, at]
         self.run_async(self.queue.redirect_row(message_id(number), at, attempt, places))
-        row, last = self.rows[number, at], max(of for message, of in self.rows if message == number)
-        for index, place in enumerate(places):
-            self.rows[number, last + index if index else at] = replace(
-                row, key=place.mailbox_key, bucket=place.bucket, state="waiting", node=None, owner=None,
-                next_s=self.now_s,
+        page = self.run_async(self.views.list_rows(Selector(ids=(message_id(number),)), limit=1000))
+        new = [found.number for found in page.rows if (number, found.number) not in self.rows]
+        for place, which in zip(places, [at, *new], strict=True):
+            # A number names one recipient for good: what is said late of one that ended must not end another one.
+            assert (number, which) not in self.fates
+            self.rows[number, which] = replace(
+                row, address=place.address, key=place.mailbox_key, bucket=place.bucket, state="waiting", node=None,
+                owner=None, next_s=self.now_s,
             )  # fmt: skip
 
     def _due_at(self, node: NodeId) -> set[tuple[int, int]]:
@@ -309,7 +347,7 @@ class QueueMachine(RuleBasedStateMachine):
         """A report is sent a second time, however much later."""
         self._report(*data.draw(st.sampled_from(self.reports)))
 
-    @rule(seconds=st.sampled_from([1.0, 61.0, 400.0, 1000.0, 25_000.0]))
+    @rule(seconds=st.sampled_from([1.0, 61.0, 400.0, 4000.0, 25_000.0, MEMORY_S]))
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
@@ -337,11 +375,74 @@ class QueueMachine(RuleBasedStateMachine):
         self.notices_count += len({number for number, _ in gone})
         for key in gone:
             self._end(key, "told")
-        self.expired |= before
+        self.expired |= {number for number in before if self._is_queued(number)}
 
     @rule()
     def sweep(self) -> None:
         self.run_async(self.queue.sweep())
+        before_s = self.now_s - ORPHAN_S
+        self.done_s = {number: at_s for number, at_s in self.done_s.items() if at_s >= before_s}
+        for number, came_s in self.imported.items():
+            if not self._is_queued(number):
+                self.imported[number] = {at: at_s for at, at_s in came_s.items() if at_s >= before_s - MEMORY_S}
+
+    @precondition(lambda self: self.rows)
+    @rule(data=st.data(), recipients=st.sampled_from([(), ("u1@example.edu",)]))
+    def export(self, data: st.DataObject, recipients: tuple[str, ...]) -> None:
+        """Some messages, with all of their recipients or one. All of them are written, and nothing is taken out."""
+        queued = sorted({number for number, _ in self.rows})
+        numbers = data.draw(st.lists(st.sampled_from(queued), min_size=1, max_size=3, unique=True))
+        chosen = Selector(ids=tuple(map(message_id, numbers)), recipients=recipients)
+        page = self.run_async(QueueExport(self.store, self.views).page(chosen, FIRST_KEY))
+        assert (page.after, page.damaged) == (None, ())
+        file = {int(each.message.id): self._written(each) for each in page.messages}
+        assert {(number, at) for number, written in file.items() for at in written.rows} == {
+            key for key, row in self.rows.items() if key[0] in numbers and (not recipients or row.address in recipients)
+        }
+        if file:
+            self.files.append(file)
+
+    def _written(self, found: ExportedMessage) -> _Written:
+        number = int(found.message.id)
+        body = self.run_async(QueueExport(self.store, self.views).piece(found.message.id, 0))
+        assert body == b"x" * number
+        rows = {row.number: replace(self.rows[number, row.number]) for row in found.recipients}
+        return _Written(json.dumps(show_exported(found)), body, rows)
+
+    @precondition(lambda self: self.files)
+    @rule(data=st.data(), resolve=st.booleans(), places=st.sampled_from([_HERE, _WITHOUT_B]))
+    def import_(self, data: st.DataObject, resolve: bool, places: Places) -> None:
+        """Any file again, whatever has become of the messages in it."""
+        exchange = QueueExchange(QueueImport(self.queue, places), cluster=_CLUSTER, clock=self.clock)
+        for number, written in data.draw(st.sampled_from(self.files)).items():
+            about = {"cluster": _CLUSTER, "resolve": resolve, "data": base64.b64encode(written.body).decode()}
+            request = ImportRequest.model_validate({**json.loads(written.document), **about})
+            answer = self.run_async(exchange.commit(request, uid=0))
+            count = self._take_in(number, written.rows, places, resolve=resolve)
+            assert answer == {"answer": "new" if count else "here", "recipients": count}
+
+    def _take_in(self, number: int, rows: dict[int, _Row], places: Places, *, resolve: bool) -> int:
+        """What the documentation of the file allows: what is known here stays as it is, the rest comes in, once."""
+        known = self.imported.setdefault(number, {})
+        if not known and (self._is_queued(number) or number in self.done_s):
+            return 0
+        fresh = {at: row for at, row in rows.items() if at not in known}
+        for at, row in fresh.items():
+            assert (number, at) not in self.rows
+            self.fates.pop((number, at), None)
+            self.rows[number, at] = self._placed(row, places, resolve=resolve)
+            known[at] = self.now_s
+        if fresh:
+            self.done_s.pop(number, None)
+        return len(fresh)
+
+    def _placed(self, row: _Row, places: Places, *, resolve: bool) -> _Row:
+        was_tried = row.state in ("active", "unknown")
+        row = replace(row, owner=None, until_s=0.0, next_s=self.now_s if was_tried else row.next_s)
+        if (resolve and row.bucket != NEXT_HOP_BUCKET) or (row.node is not None and row.node not in places.nodes):
+            state = "waiting" if was_tried else row.state
+            return replace(row, key=MailboxKey(RESOLVE), bucket=NEXT_HOP_BUCKET, state=state, node=None)
+        return replace(row, state="unknown") if was_tried else row
 
     @rule(homes=st.sampled_from(_MAPS))
     def new_map(self, homes: FakeHomes) -> None:
@@ -419,7 +520,7 @@ class QueueMachine(RuleBasedStateMachine):
         for row in audits:
             counted[Verb(row.verb.removeprefix("queue "))] += row.rows_count
         assert +counted == +self.changed
-        assert counted[Verb.DELETE] == sum(fate == "deleted" for fate in self.fates.values())
+        assert counted[Verb.DELETE] == self.ended["deleted"]
 
     @invariant()
     def what_is_due_is_never_overlooked(self) -> None:
