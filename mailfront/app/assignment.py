@@ -19,7 +19,8 @@ class Assignment:
     """One child's orders.
 
     `listeners` are pairs: index of the `[[listen]]` section, inherited listening socket. `ready_fd`: write `READY`
-    there when serving, or one line of reason before giving up. `lifeline_fd`: end of file there means that the
+    there when serving, or one line of reason before giving up; close it when nobody is taken in any more.
+    `lifeline_fd`: end of file there means that the
     supervisor is gone; drain and exit. `table_fd`: the shared connection table of listeners that take mail;
     `sessions_table_fd`: of those that people log in to. `failures_fd`: failed logins.
     `admin_fd`: the bound admin socket (keeper only, else -1).
@@ -59,21 +60,27 @@ def read_assignment() -> Assignment:
 
 
 class ReadyLine:
-    """The one line that a child says to the supervisor: that it serves, or why it cannot. The first word counts."""
+    """What a child says to the supervisor: one line, that it serves or why it cannot, and the end of file when it takes
+    nobody in any more. The first word counts."""
 
     def __init__(self, assignment: Assignment) -> None:
         self._fd: int | None = assignment.ready_fd
+        self._has_served = False
 
     def serving(self) -> None:
         """This process serves."""
-        self._say(READY)
+        if self._fd is not None:
+            os.write(self._fd, READY)
+            self._has_served = True
 
     def failed(self, problem: str) -> None:
         """This process cannot start; the supervisor shows the reason. Nothing happens if it has served already."""
-        self._say(problem.encode()[:4000] + b"\n")
+        if self._fd is not None and not self._has_served:
+            os.write(self._fd, problem.encode()[:4000] + b"\n")
+        self.takes_nobody_in()
 
-    def _say(self, words: bytes) -> None:
+    def takes_nobody_in(self) -> None:
+        """Whoever connects from now on meets another process. The end of the process says the same."""
         if self._fd is not None:
-            os.write(self._fd, words)
             os.close(self._fd)
             self._fd = None

@@ -1,7 +1,8 @@
 """One child process as the supervisor sees it: started, ready, ended, and how to end it.
 
 A child is ready when it has written so to its pipe; a child that ends before that has failed to start and its reason
-is kept. A descriptor that the child needs is inherited, never reopened by name.
+is kept. The end of file in that pipe says that it takes nobody in any more. A descriptor that the child needs is
+inherited, never reopened by name.
 """
 
 import asyncio
@@ -28,10 +29,11 @@ class StartFailed(MailfrontError):
 class Child:
     """A running keeper or worker."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, started_s: float) -> None:
+    def __init__(self, name: str, process: asyncio.subprocess.Process, started_s: float, words: "_Words") -> None:
         self.name = name
         self.process = process
         self.started_s = started_s
+        self._words = words
 
     @property
     def pid(self) -> int:
@@ -52,6 +54,10 @@ class Child:
         """Ask it to serve those who are there, nobody else, and to end after them."""
         if self.is_running:
             self.process.send_signal(RETIRE_SIGNAL)
+
+    async def takes_nobody_in(self) -> None:
+        """Wait until it has stopped to accept, as `retire` and `terminate` ask for, or has ended."""
+        await self._words.ended.wait()
 
     async def ended(self, grace_s: float) -> None:
         """Wait until it has ended; after `grace_s` it is killed."""
@@ -90,9 +96,10 @@ async def start_child(
     finally:
         os.close(orders_fd)
         os.close(ready_write)
-    child = Child(name, process, asyncio.get_running_loop().time())
+    words = _Words(ready_read)
+    child = Child(name, process, asyncio.get_running_loop().time(), words)
     try:
-        problem = await _first_words(ready_read, ready_within_s)
+        problem = await _problem(words, ready_within_s)
     except BaseException:
         process.kill()  # nobody would look after it
         raise
@@ -103,26 +110,35 @@ async def start_child(
     raise StartFailed(f"{name}: {problem or f'ended with status {process.returncode} before it was ready'}")
 
 
-async def _first_words(ready_fd: int, within_s: float) -> str | None:
+class _Words:
+    """Reads a child's pipe to its end, and closes it then: at the latest when the process has ended."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._loop = asyncio.get_running_loop()
+        self.first: asyncio.Future[bytes] = self._loop.create_future()
+        self.ended = asyncio.Event()
+        os.set_blocking(fd, False)
+        self._loop.add_reader(fd, self._read)
+
+    def _read(self) -> None:
+        words = os.read(self._fd, 8192)
+        if not self.first.done():
+            self.first.set_result(words)
+        if not words:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self.ended.set()
+
+
+async def _problem(words: _Words, within_s: float) -> str | None:
     """None when the child says it is ready; else its reason, or '' if it died without one."""
-    loop = asyncio.get_running_loop()
-    said: asyncio.Future[bytes] = loop.create_future()
-    os.set_blocking(ready_fd, False)
-
-    def read() -> None:
-        if not said.done():
-            said.set_result(os.read(ready_fd, 8192))
-
-    loop.add_reader(ready_fd, read)
     try:
         async with asyncio.timeout(within_s):
-            words = await said
+            said = await asyncio.shield(words.first)
     except TimeoutError:
         return f"was not ready within {within_s:.0f} s"
-    finally:
-        loop.remove_reader(ready_fd)
-        os.close(ready_fd)
-    return None if words == READY else words.decode("utf-8", "replace").strip()
+    return None if said == READY else said.decode("utf-8", "replace").strip()
 
 
 def watch_lifeline(fd: int, gone: Callable[[], None]) -> None:

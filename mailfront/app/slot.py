@@ -77,6 +77,11 @@ class Slot:
                 pass
         await self.stop(grace_s)
 
+    async def takes_nobody_in(self) -> None:
+        """Wait until the process has stopped to accept, after `retire` has begun. At once if there is none."""
+        if self._child is not None:
+            await self._child.takes_nobody_in()
+
     async def stop(self, grace_s: float) -> None:
         """Drain the process, kill it after `grace_s`, and leave the slot empty."""
         self.terminate()

@@ -5,10 +5,12 @@ worker that dies costs only its own sessions: new connections wait in the socket
 
 SIGHUP reloads, all or nothing. The file is read once; if anything in it is wrong, a socket cannot be bound, the keeper
 refuses (a dropped node still owns mailboxes) or a process does not come up with it, the old configuration stays in
-force. Workers of the new configuration serve before those of the old one drain. SIGTERM and SIGINT drain and end.
+force. Workers of the new configuration serve before those of the old one drain, on the same sockets, so no connection
+is lost; a reload is done when the old ones take nobody in any more. SIGTERM and SIGINT drain and end.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 from dataclasses import dataclass, field
@@ -34,6 +36,7 @@ from mailfront.observe.log import emit, get
 
 WORKER_GRACE_S = 40.0
 KEEPER_GRACE_S = 20.0
+RETIRE_WITHIN_S = 10.0
 MOST_WORKERS = 64
 
 log = get("supervisor")
@@ -206,14 +209,18 @@ class Supervisor:
         self._now = fresh
         self._leaving += old.workers
         self._write_pids()
-        emit("config_reloaded", path=str(self._path))
-        spawn(self._let_go(old), name="drain the old workers")
-
-    async def _let_go(self, old: Generation) -> None:
         within_s = old.config.login.reload_grace
         retiring = [spawn(slot.retire(within_s, WORKER_GRACE_S), name=f"retire {slot.name}") for slot in old.workers]
+        spawn(self._until_gone(old, retiring), name="the end of the old workers")
         await asyncio.sleep(0)  # they have been told
-        sockets.close_unused(old.listening, self._now.listening)
+        # Both accept on the same sockets: only when the old ones have stopped do the new rules hold for whoever comes.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RETIRE_WITHIN_S):
+                await asyncio.gather(*(slot.takes_nobody_in() for slot in old.workers))
+        sockets.close_unused(old.listening, fresh.listening)
+        emit("config_reloaded", path=str(self._path))
+
+    async def _until_gone(self, old: Generation, retiring: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(*retiring)
         self._leaving = [slot for slot in self._leaving if slot not in old.workers]
 

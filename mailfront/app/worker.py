@@ -2,8 +2,9 @@
 
 Started by the supervisor as `python -m mailfront.app.worker`. It is ready when the keeper's map has arrived and every
 listener accepts. SIGTERM, or the end of the supervisor, drains it: no new clients, open messages are finished, what was
-committed is settled, sessions are let go. SIGUSR1 (a reload: newer workers serve) does the same, but sessions go on as
-long as they last. It writes nothing to disk except large bodies in unlinked temporary files, and events.
+committed is settled, sessions are let go. SIGUSR1 (a reload: newer workers serve) does the same, but clients that are
+connected may still log in for a moment, and sessions go on as long as they last. It writes nothing to disk except large
+bodies in unlinked temporary files, and events.
 """
 
 import asyncio
@@ -57,6 +58,8 @@ from mailfront.queue.client import QueueClient
 FIRST_MAP_WITHIN_S = 30.0
 KEEPER_SOCKET = "keeper.sock"
 GRACE_S = 30.0
+LOGIN_PATIENCE_S = 3.0
+"""After a reload, for clients that are connected and have not logged in yet. Later ones are sent to the new workers."""
 
 
 class Worker:
@@ -224,7 +227,10 @@ class Worker:
     async def _retire_when_told(self) -> None:
         """After a reload newer workers serve: take nobody in any more, and end when the last session has."""
         await self._retire.wait()
-        await self._stop_accepting()
+        draining = [spawn(server.drain(GRACE_S), name="drain") for server in self._servers]
+        await self._sessions.retire(LOGIN_PATIENCE_S)
+        self._ready.takes_nobody_in()
+        await asyncio.gather(self._sessions.stop_accepting(GRACE_S), *draining)
         await self._sessions.all_ended()
         self._stop.set()
 

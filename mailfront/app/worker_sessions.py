@@ -231,6 +231,10 @@ class WorkerSessions:
         else:
             self._report.closed(session.id)
 
+    async def retire(self, patience_s: float) -> None:
+        """Take nobody in any more; give those who are connected `patience_s` to log in. `stop_accepting` follows."""
+        await asyncio.gather(*(server.retire(patience_s) for server in self._servers))
+
     async def stop_accepting(self, grace_s: float) -> None:
         """Take nobody in any more; logins under way may end within `grace_s`. Sessions go on."""
         await asyncio.gather(*(server.drain(grace_s) for server in self._servers))

@@ -52,7 +52,7 @@ class EdgeServer:
         self._sockets = list(sockets)
         self._session_class = LmtpSession if settings.role == "lmtp" else EdgeSession
         self._servers: list[asyncio.Server] = []
-        self._accepting: list[asyncio.Task[None]] = []
+        self._timekeeper: asyncio.Task[None] | None = None
         self._acceptors: list[Acceptor] = []
         self._listener = EdgeListener(
             settings=settings,
@@ -79,7 +79,7 @@ class EdgeServer:
 
     async def start(self) -> None:
         """Begin to accept. Raises OSError."""
-        self._accepting.append(spawn(self._keep_time(), name=f"time {self._listener.name}"))
+        self._timekeeper = spawn(self._keep_time(), name=f"time {self._listener.name}")
         settings = self._listener.settings
         for listening in self._sockets:
             listening.setblocking(False)
@@ -87,7 +87,7 @@ class EdgeServer:
                 listening.listen(BACKLOG)
                 acceptor = Acceptor(self._reception(), listening, self._make_session)
                 self._acceptors.append(acceptor)
-                self._accepting.append(spawn(acceptor.run(), name=f"accept {settings.address}"))
+                acceptor.start()
             else:
                 server = await self._listener.loop.create_server(self._make_session, sock=listening, backlog=BACKLOG)
                 self._servers.append(server)
@@ -136,9 +136,9 @@ class EdgeServer:
         listener.is_draining = True
         for server in self._servers:
             server.close()
+        for acceptor in self._acceptors:
+            acceptor.stop()
         await asyncio.sleep(0)  # what was accepted in this very moment becomes a session
-        timekeeper, *accepting = self._accepting
-        await cancel_and_wait(*accepting)
         for acceptor in self._acceptors:
             await acceptor.close(NEWCOMER_S)
         for session in list(listener.sessions):
@@ -151,7 +151,8 @@ class EdgeServer:
                 session.ask_to_leave(now=True)
             await self._until_empty()
         finally:
-            await cancel_and_wait(timekeeper)
+            if self._timekeeper is not None:
+                await cancel_and_wait(self._timekeeper)
             listener.tick()
 
     async def _until_empty(self) -> None:

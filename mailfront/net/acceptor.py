@@ -67,32 +67,52 @@ class Acceptor:
         self._make_session = make_session
         self._waiting: set[asyncio.Task[None]] = set()
         self._shaking_hands: Counter[bytes] = Counter()
+        self._is_stopped = False
 
-    async def run(self) -> None:
-        """Accept until cancelled."""
-        name = self._reception.name
-        while True:
-            try:
-                connection, address = await self._loop.sock_accept(self._socket)
-            except OSError as error:
-                # The client was quicker to leave, or we are out of descriptors: that passes.
-                log.warning("cannot accept a connection", listener=name, reason=str(error))
-                await asyncio.sleep(RETRY_S)
-                continue
-            if len(self._waiting) >= MAX_WAITING:
-                self._drop(connection, "refused_total")
-                continue
-            connection.setblocking(False)
-            task = spawn(self._begin(connection, address), name=f"begin {name}")
-            self._waiting.add(task)
-            task.add_done_callback(self._waiting.discard)
+    def start(self) -> None:
+        """Accept from now on. The socket must listen and not block."""
+        if not self._is_stopped:
+            self._loop.add_reader(self._socket, self._accept)
+
+    def stop(self) -> None:
+        """Accept no more, from this very moment, and close the socket: who waits in it is left to the other processes
+        that have it. Who was accepted goes on. Twice does no harm."""
+        if not self._is_stopped:
+            self._is_stopped = True
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+
+    async def until_idle(self) -> None:
+        """Wait until every connection that was accepted has begun its dialogue, or is gone."""
+        while self._waiting:
+            await asyncio.wait(self._waiting)
 
     async def close(self, grace_s: float) -> None:
-        """Stop: close the listening socket and drop the connections that do not begin their dialogue in `grace_s`."""
-        self._socket.close()
+        """Stop, and drop the connections that do not begin their dialogue in `grace_s`."""
+        self.stop()
         if self._waiting:
             await asyncio.wait(self._waiting, timeout=grace_s)
         await cancel_and_wait(*self._waiting)
+
+    # Not loop.sock_accept in a task: a connection that it has accepted in the moment of a cancellation would be lost.
+    def _accept(self) -> None:
+        try:
+            connection, address = self._socket.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another process was quicker, or the client has left
+        except OSError as error:
+            # We are out of descriptors or memory: that passes.
+            log.warning("cannot accept a connection", listener=self._reception.name, reason=str(error))
+            self._loop.remove_reader(self._socket)
+            self._loop.call_later(RETRY_S, self.start)
+            return
+        if len(self._waiting) >= MAX_WAITING:
+            self._drop(connection, "refused_total")
+            return
+        connection.setblocking(False)
+        task = spawn(self._begin(connection, address), name=f"begin {self._reception.name}")
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
 
     def _drop(self, connection: socket.socket, result: Dropped) -> None:
         self._reception.dropped(result)

@@ -1,11 +1,13 @@
 """One session listener at work: accepts clients, lets them log in, drains.
 
-Order of calls: `start`, then `drain` once. The sockets are bound by somebody else; they are closed here when accepting
-ends. Plain TCP listeners are accepted by the event loop's own server; where a PROXY header or TLS comes first, or the
-socket is a UNIX socket, by `net.acceptor`. Sessions that are logged in belong to the `SessionTable`.
+Order of calls: `start`, then `drain` once; `retire` before it where nobody is to be sent away. The sockets are bound by
+somebody else; they are closed here when accepting ends. Plain TCP listeners are accepted by the event loop's own
+server; where a PROXY header or TLS comes first, or the socket is a UNIX socket, by `net.acceptor`. Sessions that are
+logged in belong to the `SessionTable`.
 """
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Sequence
 
@@ -32,20 +34,20 @@ class SessionServer:
         self._sockets = list(sockets)
         self._per_ip_limit = per_ip_limit
         self._servers: list[asyncio.Server] = []
-        self._accepting: list[asyncio.Task[None]] = []
+        self._timekeeper: asyncio.Task[None] | None = None
         self._acceptors: list[Acceptor] = []
 
     async def start(self) -> None:
         """Begin to accept. Raises OSError."""
         listener, settings = self._listener, self._listener.settings
-        self._accepting.append(spawn(self._keep_time(), name=f"time {listener.name}"))
+        self._timekeeper = spawn(self._keep_time(), name=f"time {listener.name}")
         for listening in self._sockets:
             listening.setblocking(False)
             if listening.family == socket.AF_UNIX or settings.tls == "implicit" or settings.proxy_protocol:
                 listening.listen(BACKLOG)
                 acceptor = Acceptor(self._reception(), listening, self._make_connection)
                 self._acceptors.append(acceptor)
-                self._accepting.append(spawn(acceptor.run(), name=f"accept {listener.name}"))
+                acceptor.start()
             else:
                 server = await listener.loop.create_server(self._make_connection, sock=listening, backlog=BACKLOG)
                 self._servers.append(server)
@@ -77,16 +79,30 @@ class SessionServer:
             await asyncio.sleep(TICK_S)
             self._listener.tick()
 
+    async def retire(self, patience_s: float) -> None:
+        """Stop accepting, and give those who were accepted `patience_s` to log in or leave. Returns when none is left,
+        or the time is over. `drain` follows."""
+        self._stop_accepting()
+        await asyncio.sleep(0)  # what was accepted in this very moment becomes a connection
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                for acceptor in self._acceptors:
+                    await acceptor.until_idle()
+                await self._until_empty()
+
+    def _stop_accepting(self) -> None:
+        for server in self._servers:
+            server.close()
+        for acceptor in self._acceptors:
+            acceptor.stop()
+
     async def drain(self, grace_s: float) -> None:
         """Stop accepting; end connections that are not logged in, those with a login under way after `grace_s`. Calling
         it again does no harm."""
         listener = self._listener
         listener.is_draining = True
-        for server in self._servers:
-            server.close()
+        self._stop_accepting()
         await asyncio.sleep(0)  # what was accepted in this very moment becomes a connection
-        timekeeper, *accepting = self._accepting
-        await cancel_and_wait(*accepting)
         for acceptor in self._acceptors:
             await acceptor.close(0.0)
         try:
@@ -97,7 +113,8 @@ class SessionServer:
                 connection.drop()
             await self._until_empty()
         finally:
-            await cancel_and_wait(timekeeper)
+            if self._timekeeper is not None:
+                await cancel_and_wait(self._timekeeper)
 
     async def _until_empty(self) -> None:
         listener = self._listener

@@ -25,11 +25,15 @@ _ENDS = {"imap": (b"a ", b"s "), "pop3": (b"+OK", b"-ERR"), "sieve": (b"OK", b"N
 class SessionClient:
     """One connection, greeted."""
 
-    def __init__(self, address: tuple[str, int], role: str, *, before: bytes = b"") -> None:
-        """`before` is sent first, as a load balancer does with a PROXY header."""
+    def __init__(
+        self, address: tuple[str, int], role: str, *, before: bytes = b"", tls: ssl.SSLContext | None = None
+    ) -> None:
+        """`before` is sent first, as a load balancer does with a PROXY header. `tls`: implicit TLS comes next."""
         self.role = role
         self._socket: socket.socket = socket.create_connection(address, timeout=LIMIT_S)
         self._socket.sendall(before)
+        if tls is not None:
+            self._socket = tls.wrap_socket(self._socket, server_hostname="localhost")
         self._file = self._socket.makefile("rb")
         self.until(b"* OK" if role == "imap" else b"+OK" if role == "pop3" else b"OK")
 

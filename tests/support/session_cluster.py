@@ -35,13 +35,19 @@ class SessionCluster:
         listen: Sequence[Mapping[str, object]] = (),
         settings: Mapping[str, Mapping[str, object]] | None = None,
         name: str = "sessions",
+        passwords: Mapping[str, str] | None = None,
     ) -> None:
-        """Listeners are SMTP, and IMAP, POP3 and ManageSieve with STARTTLS, and what `listen` adds."""
+        """Listeners are SMTP, and IMAP, POP3 and ManageSieve with STARTTLS, and what `listen` adds. `passwords`: whose
+        password at the directory is another one."""
         tables = [listener("smtp"), *(listener(role, "starttls") for role in ROLES), *listen]
+        known = passwords or {}
         self.nodes = {node.id: node for node in nodes}
         self.server = MailfrontServer(
             nodes,
-            [{"address": address(user), "mailbox": user, "password": "{PLAIN}secret"} for user in USERS],
+            [
+                {"address": address(user), "mailbox": user, "password": f"{{PLAIN}}{known.get(user, PASSWORD)}"}
+                for user in USERS
+            ],
             listen=tables,
             tls=tls,
             settings=settings,
