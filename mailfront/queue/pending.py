@@ -9,6 +9,7 @@ the line again, so that a mailbox with a thousand rows does not keep everybody e
 Nothing here survives a crash: `load` fills it from the rows. One owner: `Queue`.
 """
 
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -109,7 +110,12 @@ class PendingIndex:
 
     def has_due(self, node: NodeId, now_s: float) -> bool:
         """Whether a claim for `node` may find something."""
-        return self.unknown_is_due(node, now_s) or bool(self.visits(node, now_s, 1))
+        plain = self._column(None)
+        return (
+            self.unknown_is_due(node, now_s)
+            or any(plain[bucket] <= now_s for bucket in self._homes.buckets_of(node))
+            or any(earliest_s <= now_s for earliest_s in self._earliest.get(node, ()))
+        )
 
     def next_due_s(self, nodes: Iterable[NodeId]) -> float:
         """When the earliest row of these nodes is due (infinity: nothing waits): how long a runner may sleep."""
@@ -122,19 +128,19 @@ class PendingIndex:
 
     def visits(self, node: NodeId, now_s: float, limit: int) -> list[Visit]:
         """The slots of `node` that are due, the longest waiting first, at most `limit`."""
-        plain = self._column(None)
-        due: list[tuple[tuple[float, int, float], int, NodeId | None]] = [
-            (self._line.get((None, bucket)) or (plain[bucket], 0, 0.0), bucket, None)
+        plain, line = self._column(None), self._line
+        due: list[tuple[tuple[float, int, float], int, bool]] = [
+            (line.get((None, bucket)) or (plain[bucket], 0, 0.0), bucket, False)
             for bucket in self._homes.buckets_of(node)
             if plain[bucket] <= now_s
         ]
         due += [
-            (self._line.get((node, bucket)) or (earliest_s, 0, 0.0), bucket, node)
+            (line.get((node, bucket)) or (earliest_s, 0, 0.0), bucket, True)
             for bucket, earliest_s in enumerate(self._earliest.get(node, ()))
             if earliest_s <= now_s
         ]
-        due.sort(key=lambda slot: slot[:2])
-        return [self._visit(bucket, pinned_to) for _, bucket, pinned_to in due[:limit]]
+        chosen = heapq.nsmallest(limit, due)
+        return [self._visit(bucket, node if is_pinned else None) for _, bucket, is_pinned in chosen]
 
     def unknown_is_due(self, node: NodeId, now_s: float) -> bool:
         """Whether a row of unknown outcome at `node` is due."""

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
+    Select,
     and_,
     bindparam,
     delete,
@@ -55,6 +56,23 @@ _ACTIVATE = (
     )
 )
 _DELETE_ONE = delete(recipient).where(_ONE)
+_IN_BUCKET = and_(recipient.c.state == _WAITING, recipient.c.bucket == bindparam("in_bucket"))
+_IS_DUE = recipient.c.next_attempt_s <= bindparam("now_s")
+_IS_KICKED = and_(recipient.c.blame == "node", recipient.c.tried_s < bindparam("kicked_s"))
+
+
+def _due(is_due: ColumnElement[bool]) -> Select[tuple[str, int]]:
+    return (
+        select(recipient.c.message_id, recipient.c.number)
+        .where(_IN_BUCKET, is_due)
+        .order_by(recipient.c.next_attempt_s)
+        .limit(bindparam("most"))
+        .with_for_update(skip_locked=True)
+    )
+
+
+_DUE, _DUE_OR_KICKED = _due(_IS_DUE), _due(or_(_IS_DUE, _IS_KICKED))
+_EARLIEST = select(func.min(recipient.c.next_attempt_s)).where(_IN_BUCKET)
 
 
 def insert_recipients(
@@ -170,19 +188,13 @@ def due_rows(
     `keys_in` keeps only these mailboxes, `keys_not_in` leaves these out. `kicked_s`: also rows that wait because of
     their node and were last tried before then.
     """
-    conditions: list[ColumnElement[bool]] = [recipient.c.state == _WAITING, recipient.c.bucket == bucket]
-    is_due: ColumnElement[bool] = recipient.c.next_attempt_s <= now_s
-    if kicked_s is not None:
-        is_due = or_(is_due, and_(recipient.c.blame == "node", recipient.c.tried_s < kicked_s))
-    conditions += [is_due, *_key_conditions(keys_in, keys_not_in)]
-    query = (
-        select(recipient.c.message_id, recipient.c.number)
-        .where(*conditions)
-        .order_by(recipient.c.next_attempt_s)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    return [(MessageId(row.message_id), row.number) for row in connection.execute(query)]
+    query = _DUE if kicked_s is None else _DUE_OR_KICKED
+    if keys_in is not None or keys_not_in:
+        query = query.where(*_key_conditions(keys_in, keys_not_in))
+    values = {"in_bucket": bucket, "now_s": now_s, "most": limit, "kicked_s": kicked_s}
+    if kicked_s is None:
+        del values["kicked_s"]
+    return [(MessageId(row.message_id), row.number) for row in connection.execute(query, values)]
 
 
 def unknown_rows(
@@ -225,10 +237,10 @@ def earliest_in_bucket(
     keys_not_in: Collection[MailboxKey] = (),
 ) -> float | None:
     """When the next attempt in a bucket is due; None if nothing waits there."""
-    query = select(func.min(recipient.c.next_attempt_s)).where(
-        recipient.c.state == _WAITING, recipient.c.bucket == bucket, *_key_conditions(keys_in, keys_not_in)
-    )
-    found: float | None = connection.execute(query).scalar()
+    query = _EARLIEST
+    if keys_in is not None or keys_not_in:
+        query = query.where(*_key_conditions(keys_in, keys_not_in))
+    found: float | None = connection.execute(query, {"in_bucket": bucket}).scalar()
     return found
 
 
