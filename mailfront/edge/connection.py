@@ -23,6 +23,7 @@ from mailfront.base.ids import new_message_id
 from mailfront.base.printable import printable
 from mailfront.base.tasks import spawn
 from mailfront.edge.listener import EdgeListener
+from mailfront.edge.port import Screened
 from mailfront.edge.stream import DialogueEnded, DialogueStream, Farewell
 from mailfront.filters.contract import Finding
 from mailfront.mail.client import ClientInfo
@@ -96,15 +97,25 @@ class EdgeConnection(asyncio.Protocol):
             self.tls = _tls_text(ssl_object)
         refusal = listener.admission.admit(self.ip)
         if refusal is not None:
-            self._refuse(_TRY_LATER, f"limit of {refusal.limit} connections", refusal.limit_name.value)
+            metrics.EDGE_CONNECTIONS.inc(listener.name, refusal.limit_name.value)
+            self._refuse(_TRY_LATER, f"limit of {refusal.limit} connections")
+            return
+        listener.accepted_count += 1
+        # A trusted peer is about to say who its client is.
+        screened = None if self.is_trusted else self._ask_filters()
+        if isinstance(screened, tuple) and screened[0] is not None:
+            # Nothing but this line is spent on a client that is known to be unwanted: no task, no wait for its end. It
+            # has said nothing yet, so closing cuts nothing off.
+            listener.admission.release(self.ip)
+            self._count_refusal()
+            self._refuse(_in_place_of_greeting(screened[0]), "")
             return
         self._admitted_ip = self.ip
-        listener.accepted_count += 1
         listener.sessions.add(self)
         if listener.is_draining:
             self.ask_to_leave(now=False)
         # Nobody keeps this task: nobody can cancel it, so what a message commits runs to its end.
-        spawn(self._run(), name="session")
+        spawn(self._run(screened), name="session")
 
     def _read_peer(self, transport: asyncio.BaseTransport) -> None:
         if self._proxied is not None:
@@ -115,8 +126,7 @@ class EdgeConnection(asyncio.Protocol):
             self.ip, self.port = canonical_ip(peer[0]) if ":" in peer[0] else peer[0], peer[1]
         self.peer_ip = self.ip
 
-    def _refuse(self, answer: Reply, reason: str, result: str) -> None:
-        metrics.EDGE_CONNECTIONS.inc(self.listener.name, result)
+    def _refuse(self, answer: Reply, reason: str) -> None:
         self.end, self.reason, self.last_reply = "refused", reason, answer
         self.stream.write(answer.wire())
         self.stream.flush()
@@ -147,11 +157,9 @@ class EdgeConnection(asyncio.Protocol):
 
     # The loop, and what it needs.
 
-    async def _run(self) -> None:
+    async def _run(self, screened: Screened | Awaitable[Screened] | None) -> None:
         try:
-            # A trusted peer is about to say who its client is.
-            if not self.is_trusted:
-                await self.screen()
+            await self._obey(screened)
             self.early_count += self.stream.has_input
             self.stream.write(f"220 {self.hostname} {self.greeting_name}\r\n".encode())
             while True:
@@ -167,19 +175,29 @@ class EdgeConnection(asyncio.Protocol):
 
     async def screen(self) -> None:
         """Ask the filters of stage `connect`, before the greeting. Raises DialogueEnded if they refuse the client."""
+        await self._obey(self._ask_filters())
+
+    def _ask_filters(self) -> Screened | Awaitable[Screened] | None:
+        """Ask them. None: there are none to be asked."""
         screening = self.listener.intake.screening
         if screening is None or not screening.at_connect:
-            return
+            return None
         client = ClientInfo(
             ip=self.ip, port=self.port, protocol=self.greeting_name, tls=self.tls, listener=self.listener.name
         )
-        refusal, self.findings = await screening.connect(client, self.stream)
+        return screening.connect(client, self.stream)
+
+    async def _obey(self, screened: Screened | Awaitable[Screened] | None) -> None:
+        if screened is None:
+            return
+        refusal, self.findings = screened if isinstance(screened, tuple) else await screened
         if refusal is not None:
-            # 521 and 421 say that the connection ends (RFC 7504, RFC 5321 section 4.2.1).
-            code = 521 if refusal.is_permanent else 421
-            metrics.EDGE_REJECTIONS.inc("filters")
-            self.rejected_count += 1
-            self.leave(Reply(code, refusal.enhanced, refusal.lines), end="refused", reason="")
+            self._count_refusal()
+            self.leave(_in_place_of_greeting(refusal), end="refused", reason="")
+
+    def _count_refusal(self) -> None:
+        metrics.EDGE_REJECTIONS.inc("filters")
+        self.rejected_count += 1
 
     async def _serve(self) -> None:
         """Serve commands until one fails. Raises DialogueEnded."""
@@ -370,6 +388,11 @@ class EdgeConnection(asyncio.Protocol):
         self.client = None
         if self.transport is not None:
             self._read_peer(self.transport)
+
+
+def _in_place_of_greeting(refusal: Reply) -> Reply:
+    """521 and 421 say that the connection ends (RFC 7504, RFC 5321 section 4.2.1)."""
+    return Reply(521 if refusal.is_permanent else 421, refusal.enhanced, refusal.lines)
 
 
 def _tls_text(ssl_object: Any) -> str:

@@ -4,7 +4,7 @@ Intake implements `Intake` and `Transaction`, the connection table `Admission`. 
 `rcpt` any number of times, then exactly one of `commit` and `abandon`.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from mailfront.base.ids import MessageId
@@ -51,6 +51,10 @@ class Transaction(Protocol):
         ...
 
 
+Screened = tuple[Reply | None, tuple[Finding, ...]]
+"""The reply to say instead of the greeting, or None; and what was found."""
+
+
 class Screening(Protocol):
     """The filters, as far as the edge asks them."""
 
@@ -59,8 +63,8 @@ class Screening(Protocol):
         """Whether `connect` must be called."""
         ...
 
-    async def connect(self, client: ClientInfo, early: EarlyTalk) -> tuple[Reply | None, tuple[Finding, ...]]:
-        """Ask before the greeting. Returns the reply to say instead of it, or None; and what was found."""
+    def connect(self, client: ClientInfo, early: EarlyTalk) -> Screened | Awaitable[Screened]:
+        """Ask before the greeting; the answer comes at once where no filter has to wait for anything."""
         ...
 
 

@@ -8,7 +8,7 @@ Nothing is kept or delivered here, and nothing here survives a crash: the client
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mailfront.filters.arbitration import Ruling, arbitrate, one_reply
@@ -33,6 +33,9 @@ _HEADER_TOO_LONG = reply(
     552, "5.3.4", f"the header is too long: {HEADER_LIMIT_BYTES // 1024} KiB and {MOST_FIELDS} fields are possible"
 )
 _ANYBODY = Address("postmaster", "")
+
+Refusal = tuple[Reply | None, tuple[Finding, ...]]
+"""What the client hears, None: nothing against it; and what filters found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,23 +74,23 @@ class Screening:
         self.at_rcpt = chain.has(Stage.RCPT)
         self._at_data = chain.has(Stage.DATA)
 
-    async def connect(self, client: ClientInfo, early: EarlyTalk) -> tuple[Reply | None, tuple[Finding, ...]]:
-        """Ask before the greeting. Returns the refusal to say instead of it, and the findings for the messages."""
-        return await self._refusal(Stage.CONNECT, Connection(client=client, early=early))
+    def connect(self, client: ClientInfo, early: EarlyTalk) -> Refusal | Awaitable[Refusal]:
+        """Ask before the greeting: at once if all filters answer at once. The refusal is said instead of the greeting,
+        and the findings are for the messages."""
+        asked = self.chain.ask(Stage.CONNECT, Connection(client=client, early=early))
+        return _ruled(asked) if isinstance(asked, tuple) else _awaited(asked)
 
-    async def mail(self, mail: Mail) -> tuple[Reply | None, tuple[Finding, ...]]:
+    async def mail(self, mail: Mail) -> Refusal:
         """Ask at MAIL."""
         return await self._refusal(Stage.MAIL, mail)
 
-    async def rcpt(self, mail: Mail, recipient: Recipient) -> tuple[Reply | None, tuple[Finding, ...]]:
+    async def rcpt(self, mail: Mail, recipient: Recipient) -> Refusal:
         """Ask about one recipient that the directory has accepted."""
         return await self._refusal(Stage.RCPT, Rcpt(mail=mail, recipient=recipient, earlier=mail.earlier))
 
-    async def _refusal(self, stage: Stage, view: Connection | Mail | Rcpt) -> tuple[Reply | None, tuple[Finding, ...]]:
+    async def _refusal(self, stage: Stage, view: Mail | Rcpt) -> Refusal:
         asked = self.chain.ask(stage, view)
-        findings = await asked if inspect.isawaitable(asked) else asked
-        ruling = arbitrate(findings, (_ANYBODY,))[0]
-        return _reply_of(ruling), findings
+        return _ruled(asked) if isinstance(asked, tuple) else await _awaited(asked)
 
     async def data(
         self,
@@ -126,6 +129,14 @@ class Screening:
                 log.warning("filters were not done by the deadline", id=envelope.id, filters=str(error))
                 return Screened(findings=earlier, refusal=_NOT_DONE)
         return _screened(earlier + findings, recipients, headers, body, per_recipient=per_recipient)
+
+
+async def _awaited(asked: Awaitable[tuple[Finding, ...]]) -> Refusal:
+    return _ruled(await asked)
+
+
+def _ruled(findings: tuple[Finding, ...]) -> Refusal:
+    return _reply_of(arbitrate(findings, (_ANYBODY,))[0]), findings
 
 
 def _is_read_whole(headers: Headers) -> bool:

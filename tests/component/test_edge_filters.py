@@ -1,5 +1,6 @@
 """Filters before the greeting: what a refused client hears, and what becomes of findings about one that may stay."""
 
+import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,21 @@ async def test_a_refused_client_hears_one_line_instead_of_the_greeting(
         event = await edge.ended()
     assert (event["end"], event["stage"], event["reply"]) == ("refused", "connect", line.decode().strip())
     assert intake.begun == 0
+    assert edge.admission.open == {"127.0.0.1": 0}
+
+
+@on_both_loops
+async def test_a_client_that_is_known_to_be_unwanted_is_not_waited_for(tmp_path: Path) -> None:
+    """The connection is over for us at once, whatever the client does; it still hears why when it reads at last."""
+    intake, _ = intake_with(lambda _: Verdict.reject("you are listed"))
+    async with running_edge(tmp_path, intake=intake) as edge:
+        with socket.create_connection(("127.0.0.1", edge.port)) as client:
+            client.settimeout(10.0)
+            event = await edge.ended()
+            assert edge.server.sessions_count == 0
+            heard = await asyncio.to_thread(client.makefile("rb").read)
+    assert heard == b"521 5.7.1 you are listed\r\n"
+    assert (event["end"], event["rejected_count"]) == ("refused", 1)
     assert edge.admission.open == {"127.0.0.1": 0}
 
 
