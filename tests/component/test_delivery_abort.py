@@ -121,21 +121,20 @@ async def test_before_dot_comes_before_the_dot() -> None:
         delivery = delivery_to(endpoint_of(peer.endpoint), settings=PATIENT)
 
         async def before_dot() -> None:
-            seen.append(peer.verbs()[-1])
-            await asyncio.sleep(0.05)
-            seen.append(len(peer.received()))
+            seen.append((peer.verbs()[-1], attempt.phase, len(peer.received())))
 
         for body in (b"small\r\n", LARGE_BODY):
             attempt = delivery.start(NODE, message(body=body), slot_wait_s=1.0, before_dot=before_dot)
             assert isinstance((await attempt.result())[0], Delivered)
-        assert seen == ["DATA", 0, "DATA", 1]
+        assert seen == [("DATA", Phase.SENDING, 0), ("DATA", Phase.SENDING, 1)]
         await delivery.close()
 
 
 @pytest.mark.parametrize("error", [Unavailable("the keeper is away"), ValueError("a bug")])
+@pytest.mark.parametrize("body", [b"small\r\n", LARGE_BODY], ids=["small", "large"])
 @on_each_loop
-async def test_before_dot_fails(error: Exception) -> None:
-    """If what must come first fails, no dot is sent and the node is not blamed."""
+async def test_before_dot_fails(error: Exception, body: bytes) -> None:
+    """If what must come first fails, no dot is sent (the node has read all that was) and the node is not blamed."""
 
     async def before_dot() -> None:
         raise error
@@ -143,11 +142,12 @@ async def test_before_dot_fails(error: Exception) -> None:
     with ScriptedLmtpPeer() as peer:
         sink = RecordingSink()
         delivery = delivery_to(endpoint_of(peer.endpoint), sink, settings=PATIENT)
-        attempt = delivery.start(NODE, message(body=LARGE_BODY), slot_wait_s=1.0, before_dot=before_dot)
+        attempt = delivery.start(NODE, message(body=body), slot_wait_s=1.0, before_dot=before_dot)
         (outcome,) = await attempt.result()
         assert isinstance(outcome, Deferred)
         assert "a bug" not in outcome.reply.text
         await until(lambda: delivery.busy_count(NODE) == 0)
+        await until(lambda: peer.open_count == 0)
         assert (peer.received(), sink.kinds) == ([], [])
         await delivery.close()
 
@@ -167,6 +167,7 @@ async def test_abort_while_before_dot_runs() -> None:
         await begun.wait()
         assert attempt.abort("the deadline")
         assert was_stopped((await attempt.result())[0])
+        await until(lambda: peer.open_count == 0)
         assert peer.received() == []
         await delivery.close()
 
@@ -198,7 +199,9 @@ async def test_before_dot_is_awaited_once() -> None:
         async def before_dot() -> None:
             calls.append(1)
             peer.drop_connections()
-            await asyncio.sleep(0.05)  # time for the loss to be seen
+            connection = attempt._connection
+            assert connection is not None
+            await until(lambda: connection.trouble is not None)
 
         attempt = delivery.start(NODE, message(), slot_wait_s=1.0, before_dot=before_dot)
         assert isinstance((await attempt.result())[0], Delivered)

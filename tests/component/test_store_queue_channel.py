@@ -238,13 +238,13 @@ async def test_a_message_that_nobody_answered_for_is_disowned(
     keeper: Keeper, client: QueueClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If no answer comes in time the caller says 451, and the keeper forgets the copy that it may have."""
-    real = keeper.queue.accept
+    real, forgotten = keeper.queue.accept, asyncio.Event()
     monkeypatch.setattr(client_module, "ACCEPT_WITHIN_S", 0.5)
     monkeypatch.setattr(client_module, "ANSWER_WITHIN_S", 0.2)
 
     async def accept_and_hang(*args: object, **kwargs: object) -> int:
         kept_count = await real(*args, **kwargs)  # type: ignore[arg-type]
-        await asyncio.sleep(2.0)
+        await forgotten.wait()
         return kept_count
 
     monkeypatch.setattr(keeper.queue, "accept", accept_and_hang)
@@ -253,6 +253,7 @@ async def test_a_message_that_nobody_answered_for_is_disowned(
     async with asyncio.timeout(15.0):
         while await keeper.rows():
             await asyncio.sleep(0.01)
+    forgotten.set()
 
 
 async def test_a_store_that_cannot_commit_refuses_at_once(

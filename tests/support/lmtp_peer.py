@@ -177,6 +177,12 @@ class ScriptedLmtpPeer:
 
     # What it saw
 
+    @property
+    def open_count(self) -> int:
+        """How many connections are open: one that the client has closed counts until all that came by it was read."""
+        with self._lock:
+            return len(self._sessions)
+
     def verbs(self, connection: int | None = None) -> list[str]:
         """Return the verbs it received, of one connection (counted from 1) or of all."""
         with self._lock:
