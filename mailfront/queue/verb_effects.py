@@ -10,7 +10,9 @@
 | redirect | all but active | due at the look-up of its new address; the old one stays as ORCPT |
 
 Two verbs on one row at once are two transactions one after the other: the second one finds what the first has left, and
-says so. A row that is active belongs to its attempt: it is left alone and reported as `active at NODE`.
+says so. What is not any more as it was selected (it goes to another address by now, or its state is none of those that
+were named) is left alone: nobody has asked for that one. A row that is active belongs to its attempt: it is left alone
+and reported as `active at NODE`.
 
 Handed-off copies can only be retried, and released when home had refused them.
 """
@@ -236,12 +238,22 @@ def rehearse(done: VerbResult, order: Order, row: ListedRow, served: set[Message
 
 def _judge_now(done: VerbResult, row: ListedRow, order: Order, now: Any) -> bool:
     """Whether the verb applies to the row as it is now. A redirected row is counted when it is changed."""
-    if why := _objection(order, now.state, now.node, now.reason, now.address):
+    if why := _objection(order, now.state, now.node, now.reason, now.address) or _changed_since(row, order, now):
         done.skip(row, why)
         return False
     if order.verb is not Verb.REDIRECT:
         done.count(row)
     return True
+
+
+def _changed_since(row: ListedRow, order: Order, now: Any) -> str:
+    """Why the row is not the one any more that was selected; '' if it is."""
+    if now.address != row.recipient:
+        return f"it goes to {printable(now.address, 400)} now"
+    words = ("due", "deferred") if now.state == _WAITING else (now.state,)
+    if order.selector.states and not set(words) & set(order.selector.states):
+        return f"it is {'waiting' if now.state == _WAITING else now.state} now"
+    return ""
 
 
 def _objection(order: Order, state: str, node: str | None, reason: str, address: str) -> str:

@@ -276,6 +276,36 @@ async def test_verbs_say_what_they_change_and_why_not(
     )
 
 
+_ONE_OF_EACH = {
+    "id": Selector(ids=(message_id(2), message_id(4))),
+    "sender": Selector(senders=("<>",)),
+    "recipient": Selector(recipients=("Dan@example.edu", "@other.example")),
+    "node": Selector(nodes=(B,)),
+    "state": Selector(states=("unknown", "held")),
+    "older": Selector(older_s=2500.0),
+}
+
+
+@pytest.mark.parametrize("verb", list(Verb))
+@pytest.mark.parametrize("selector", _ONE_OF_EACH.values(), ids=_ONE_OF_EACH)
+async def test_every_verb_changes_what_the_selector_names_and_nothing_else(
+    filled: Queue, operations: QueueOperations, views: QueueViews, verb: Verb, selector: Selector
+) -> None:
+    """Of the rows that it names those that the verb applies to; all others are as they were."""
+
+    async def rows() -> dict[int, object]:
+        found = (await views.list_rows(Selector(), limit=50)).rows
+        return {int(row.id): row for row in found if row.id.isdigit()}  # a notice has an id of the clock
+
+    before, named = await rows(), await _listed(views, selector)
+    result = await _run(operations, verb, selector)
+    expected = [number for number in named if number in _EXPECTED[verb][0]]
+    assert (result.matched_count, [int(one) for one, _ in result.changed]) == (len(named), expected)
+    after = await rows()
+    others = before.keys() - set(expected)
+    assert {number: after[number] for number in others} == {number: before[number] for number in others}
+
+
 async def test_retry_makes_rows_due_for_the_runner(filled: Queue, operations: QueueOperations) -> None:
     """A retried row is claimed at once."""
     assert await filled.claim(B, limit=5, owner="me") == []
@@ -349,6 +379,30 @@ async def test_a_row_that_became_active_is_left_alone(filled: Queue, operations:
     await operations._apply(order, page.rows, result, None)
     assert (result.changed_count, result.skipped[0][2]) == (0, "active at a")
     await filled.settle(message_id(1), {0: Delivered(A, reply(250, "2.0.0", "ok"))})
+
+
+@pytest.mark.parametrize(
+    ("first", "selector", "said"),
+    [
+        (Verb.REDIRECT, Selector(recipients=("dan@example.edu",)), "it goes to new@example.edu now"),
+        (Verb.REDIRECT, Selector(ids=(message_id(4),)), "it goes to new@example.edu now"),
+        (Verb.RELEASE, Selector(states=("held",)), "it is waiting now"),
+        (Verb.RELEASE, Selector(states=("held", "due")), ""),
+        (Verb.RELEASE, Selector(ids=(message_id(4),)), ""),
+    ],
+)
+async def test_a_row_that_is_not_any_more_as_it_was_selected_is_left_alone(
+    filled: Queue, operations: QueueOperations, views: QueueViews, first: Verb, selector: Selector, said: str
+) -> None:
+    """Another administrator has redirected or released it since it was listed: nobody has asked for the deletion of
+    that one. What the selector does not name may change."""
+    page = await views.list_rows(selector, limit=5)
+    await _run(operations, first, Selector(ids=(message_id(4),)))
+    result = VerbResult()
+    rows = [row for row in page.rows if row.id == message_id(4)]
+    await operations._apply(Order(verb=Verb.DELETE, selector=selector, uid=0), rows, result, None)
+    assert [why for _, _, why in result.skipped] == ([said] if said else [])
+    assert await _listed(views, Selector(ids=(message_id(4),))) == ([4] if said else [])
 
 
 async def test_a_row_that_went_is_reported_as_gone(filled: Queue, operations: QueueOperations) -> None:
