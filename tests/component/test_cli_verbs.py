@@ -172,6 +172,47 @@ def test_changes_carry_selector_reason_and_uid(tmp_path: Path, verb: str) -> Non
     assert "1 of 2 matching recipients" in result.stdout
 
 
+SELECTORS: list[tuple[list[str], dict[str, Any]]] = [
+    (["--id", ID, "--id", message_id(2)], {"ids": [ID, message_id(2)]}),
+    (["--sender", "@out.example", "--sender", "<>"], {"senders": ["@out.example", "<>"]}),
+    (["--recipient", "ana@example.edu"], {"recipients": ["ana@example.edu"]}),
+    (["--node", "store1"], {"nodes": ["store1"]}),
+    (["--state", "unknown", "--state", "held"], {"states": ["unknown", "held"]}),
+    (["--older", "5d"], {"older_s": 432_000.0}),
+    (["--everything"], {}),
+]
+SELECTING = {
+    "list": [], "retry": [], "hold": [], "release": [], "bounce": [], "delete": [],
+    "redirect": ["--to", "ben@example.edu"], "export": ["FILE"],
+}  # fmt: skip
+EXPORTED = {
+    "messages": [], "rows_count": 0, "handed_off_count": 0, "total": 0, "next": None, "damaged": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", SELECTING)
+def test_every_verb_takes_every_selector(tmp_path: Path, verb: str) -> None:
+    """What was typed is what the server is asked, of each condition and of nothing else; a list of everything needs no
+    word for it."""
+    answers = {f"queue.{name}": CHANGED | {"verb": name} for name in SELECTING} | {
+        "queue.list": ANSWERS["queue.list"], "queue.export": EXPORTED,
+    }  # fmt: skip
+    target = tmp_path / "queue.tar"
+    more = [str(target) if word == "FILE" else word for word in SELECTING[verb]]
+    with AdminStub(tmp_path, answers) as stub:
+        for words, expected in SELECTORS:
+            stub.calls.clear()
+            words = [] if verb == "list" and words == ["--everything"] else words
+            result = stub.run("queue", verb, *more, *words)
+            assert result.exit_code == 0, result.output
+            ((asked, arguments, *_),) = stub.calls
+            conditions = ("ids", "senders", "recipients", "nodes", "states", "older_s")
+            assert (asked, {name: arguments[name] for name in conditions if name in arguments}) == (
+                f"queue.{verb}", expected,
+            )  # fmt: skip
+            assert arguments.get("everything", not expected) is (not expected)
+
+
 def test_a_dry_run_says_would(tmp_path: Path) -> None:
     """Nobody mistakes a rehearsal for the deed."""
     with AdminStub(tmp_path, ANSWERS | {"queue.delete": CHANGED | {"verb": "delete", "dry_run": True}}) as stub:
@@ -370,18 +411,21 @@ def test_a_locked_database_means_later(tmp_path: Path, monkeypatch: pytest.Monke
     assert "locked" in result.stderr
 
 
-@pytest.mark.parametrize(("typed", "verbs", "code"), [("y\n", 2, 0), ("n\n", 1, 1), ("", 1, 1)])
-def test_delete_asks_on_a_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, verbs: int, code: int
+@pytest.mark.parametrize(("typed", "calls", "code"), [("y\n", 2, 0), ("n\n", 1, 1), ("", 1, 1)])
+@pytest.mark.parametrize("verb", ["delete", "bounce", "redirect"])
+def test_what_cannot_be_undone_asks_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, typed: str, calls: int, code: int
 ) -> None:
-    """It shows what it would hit, and only a yes deletes; `--yes` does not ask."""
+    """It shows what it would hit, and only a yes does it; `--yes` does not ask."""
     monkeypatch.setattr("mailfront.cli.queue_changes.is_interactive", lambda: True)
-    with AdminStub(tmp_path, ANSWERS | {"queue.delete": CHANGED | {"verb": "delete"}}) as stub:
-        result = invoke(stub.config, "queue", "delete", "--id", ID, stdin=typed)
-        assert (result.exit_code, len(stub.calls)) == (code, verbs)
+    words = ["queue", verb, "--id", ID, *SELECTING[verb]]
+    with AdminStub(tmp_path, {f"queue.{verb}": CHANGED | {"verb": verb}}) as stub:
+        result = invoke(stub.config, *words, stdin=typed)
+        assert (result.exit_code, len(stub.calls)) == (code, calls)
         assert stub.calls[0][1]["dry_run"] is True
+        assert "ana@example.edu" in result.stdout
         stub.calls.clear()
-        assert stub.run("queue", "delete", "--id", ID, "--yes").exit_code == 0
+        assert stub.run(*words, "--yes").exit_code == 0
         assert [call[1]["dry_run"] for call in stub.calls] == [False]
 
 

@@ -14,6 +14,7 @@ from mailfront.delivery.settings import DeliverySettings
 from mailfront.delivery.transaction import Delivery
 from mailfront.delivery.trouble import Authority
 from mailfront.mail.envelope import RecipientOptions
+from mailfront.mail.names import NodeId
 from mailfront.mail.next_hop import route_hop
 from mailfront.queue.rows import RecipientState
 from mailfront.transfer.outbound import Route
@@ -35,6 +36,7 @@ def route_to(
     settings: DeliverySettings = PATIENT,
     tls_context: ssl.SSLContext | None = None,
     server_name: str = "",
+    hop: NodeId = HOP,
 ) -> tuple[Route, Delivery]:
     """The hop of a route to this port, as the keeper makes it."""
     endpoint = NodeEndpoint(
@@ -46,13 +48,13 @@ def route_to(
         authority=Authority.ELSEWHERE,
     )
     delivery = Delivery(
-        {HOP: endpoint},
+        {hop: endpoint},
         client_name="mx1.example.edu",
         settings=settings,
         tls_context=tls_context,
         evidence=RecordingSink(),
     )
-    return Route(HOP, delivery), delivery
+    return Route(hop, delivery), delivery
 
 
 async def test_each_answer_settles_its_own_row(tmp_path: Path) -> None:
@@ -119,6 +121,28 @@ async def test_a_route_that_is_away_is_paused_with_an_alarm_that_ends_with_it(tm
             await rig.until(lambda rows: not rows)
         assert not rig.health.alarms()
     await delivery.close()
+
+
+async def test_a_destination_that_hangs_has_its_own_connections_only(tmp_path: Path) -> None:
+    """Five messages for a route that stopped answering: two are under way there, as many as it may have, and mail for
+    another route goes past all of them."""
+    other_hop = route_hop("desk.example.edu")
+    with ScriptedLmtpPeer({"MAIL": Action(then="stall")}) as hanging, ScriptedLmtpPeer() as well:
+        (slow, slow_delivery), (quick_one, quick_delivery) = route_to(hanging.port), route_to(well.port, hop=other_hop)
+        async with HopRig(tmp_path, {HOP: (slow, 2), other_hop: (quick_one, 2)}) as rig:
+            for number in range(5):
+                await rig.put(f"u{number}@lists.example.edu", hop=HOP)
+            await rig.until(lambda rows: hanging.stalls == 2)
+            await rig.put("ana@desk.example.edu", hop=other_hop)
+            rows = await rig.until(lambda rows: "ana@desk.example.edu" not in {row.address for row in rows})
+            assert [row.state.value for row in rows].count("active") == 2
+            assert (hanging.connections, hanging.stalls, len(well.received())) == (2, 2, 1)
+            hanging.set_script({})
+            hanging.release()
+            await rig.until(lambda rows: not rows)
+        assert len(hanging.received()) == 5
+        for delivery in (slow_delivery, quick_delivery):
+            await delivery.close()
 
 
 async def test_success_is_told_when_the_server_took_it(tmp_path: Path) -> None:

@@ -112,6 +112,28 @@ def test_people_read_what_happened_and_what_to_do(status: str, english: str, spa
         assert "Grüße" in text
 
 
+@pytest.mark.parametrize(
+    ("kind", "english", "spanish"),
+    [
+        (NoticeKind.FAILED, "could not be delivered", "no se pudo entregar"),
+        (NoticeKind.DELAYED, "need not send it again", "No hace falta enviarlo otra vez"),
+        (NoticeKind.DELIVERED, "was delivered to", "fue entregado a"),
+        (NoticeKind.RELAYED, "a server that does not confirm", "un servidor que no confirma"),
+        (NoticeKind.EXPANDED, "stand for several people", "representan a varias personas"),
+    ],
+)
+def test_each_kind_of_notice_has_its_words_in_both_languages(kind: NoticeKind, english: str, spanish: str) -> None:
+    """In the text and in the subject, and programs read the same in the Action field."""
+    subjects = set()
+    for language, words in (("en", english), ("es", spanish)):
+        notice = _notice(kind, NoticeRecipient(address="ana@example.edu", status="2.0.0"), language=language)
+        assert words in _text(notice)
+        assert f"Action: {kind.value}\r\n".encode() in notice
+        subjects.add(_parsed(notice)["Subject"])
+        assert _parts(notice)[0]["Content-Language"] == language
+    assert len(subjects) == 2
+
+
 def test_a_messages_own_language_goes_first() -> None:
     """Content-Language of the message chooses, whatever is configured."""
     original = b"Content-Language: es-MX, en\r\n\r\nhola\r\n"
@@ -131,12 +153,15 @@ def test_a_lost_answer_is_not_called_a_failure_for_sure() -> None:
         (None, 0, "message/rfc822"),
         ("FULL", 0, "message/rfc822"),
         ("HDRS", 0, "text/rfc822-headers"),
-        (None, 60_000, "text/rfc822-headers"),
+        ("FULL", 51_200, "message/rfc822"),
+        ("FULL", 51_201, "text/rfc822-headers"),
     ],
 )
 def test_what_is_returned(ret: str | None, size_bytes: int, kind: str) -> None:
-    """The whole of a small message, unless only the header was asked for; the header of a large one."""
+    """The whole of a message of up to 50 KiB, unless only the header was asked for; the header of a larger one."""
     original = _ORIGINAL + b"x" * 70 + b"\r\n"
+    original += b"\r\n" * ((size_bytes - len(original)) // 2)
+    original += b"\n" * max(0, size_bytes - len(original))
     notice = _notice(original=original, size_bytes=size_bytes or None, ret=ret)
     assert _parts(notice)[2].get_content_type() == kind
     assert (b"hello" in notice) == (kind == "message/rfc822")
@@ -160,6 +185,20 @@ def test_an_address_in_other_letters() -> None:
     assert "Final-Recipient: utf-8; josé@example.edu\r\n".encode() in notice
     assert b"report-type=global-delivery-status" in notice
     assert not needs_smtputf8(notice)
+
+
+@pytest.mark.parametrize(("ret", "kind"), [("FULL", "message/global"), ("HDRS", "message/global-headers")])
+def test_a_message_with_other_letters_in_its_header(ret: str, kind: str) -> None:
+    """RFC 6533 section 4: what is returned has the types for it, byte for byte, and the notice needs SMTPUTF8 only if
+    its own header does."""
+    original = "From: josé@out.example\r\nSubject: señal\r\n\r\n¡hola!\r\n".encode()
+    notice = _notice(original=original, ret=ret, smtputf8=True)
+    assert _parts(notice)[2].get_content_type() == kind
+    assert ("From: josé@out.example\r\nSubject: señal\r\n".encode() in notice, "¡hola!".encode() in notice) == (
+        True, ret == "FULL",
+    )  # fmt: skip
+    assert not needs_smtputf8(notice)
+    assert needs_smtputf8(notice.replace(b"To: <a@", "To: <ñ@".encode(), 1))
 
 
 @pytest.mark.parametrize(
