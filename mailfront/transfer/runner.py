@@ -216,10 +216,11 @@ class QueueRunner:
             for row in claimed.recipients:
                 if row.number in outcomes and says_full(outcomes[row.number]):
                     self._mailbox_full(row.mailbox_key)
-            await self._settle(claimed, outcomes)
         finally:
+            # The node is done with it: the next one need not wait for our disk. If that fails, so does the next claim.
             lane.in_use -= 1
             self.wake()
+        await self._settle(claimed, outcomes)
 
     def _hop_failed(self, node: NodeId, lane: _Lane, trouble: Outcome) -> None:
         if lane.hop is not None:
