@@ -1,7 +1,7 @@
 """All systems of one run: started when a row first needs them, ended together.
 
 The systems idle beside each other while another is under load; an idle server costs nothing that could be seen here.
-Those with `nodes-down` in their name have nodes of their own, which listen only inside `nodes_back`.
+Those with `nodes-down` or `slow-disk` in their name have nodes of their own, which listen only inside `nodes_back`.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,18 @@ from types import TracebackType
 
 from tests.perf.generator import listed_client
 from tests.perf.session_systems import DovecotLdapProxy, DovecotProxy, ImapSinkProcess, NginxMail
-from tests.perf.systems import DOMAIN, NODES_COUNT, Haproxy, Mailfront, Postfix, Sinks, Straight, System, mailbox
+from tests.perf.systems import (
+    DOMAIN,
+    NODES_COUNT,
+    SLOW_DISK,
+    Haproxy,
+    Mailfront,
+    Postfix,
+    Sinks,
+    Straight,
+    System,
+    mailbox,
+)
 from tests.support.certificates import Authority
 from tests.support.dns_server import DnsServer
 from tests.support.ldap import Person, Slapd
@@ -110,6 +121,12 @@ class Lab:
             ),
             "mailfront-nodes-down": lambda: Mailfront(self._down("mailfront-nodes-down"), name="mailfront-nodes-down"),
             "postfix-nodes-down": lambda: Postfix(self._down("postfix-nodes-down"), name="postfix-nodes-down"),
+            "mailfront-slow-disk": lambda: Mailfront(
+                self._down("mailfront-slow-disk"), name="mailfront-slow-disk", launcher=SLOW_DISK
+            ),
+            "postfix-slow-disk": lambda: Postfix(
+                self._down("postfix-slow-disk"), name="postfix-slow-disk", launcher=SLOW_DISK
+            ),
             # Room for every upload that the clients announce.
             "mailfront-large-spool": lambda: Mailfront(
                 self.sinks.ports, name="mailfront-large-spool", settings={"limits": {"body_disk": "100GiB"}}

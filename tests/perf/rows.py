@@ -190,6 +190,21 @@ ROWS: tuple[Row, ...] = (
         ),
     ),
     Row(
+        name="queue-slow",
+        title="30 KB, all nodes down: into the queue on a disk whose fsync takes 5 ms",
+        systems=("mailfront-slow-disk", "postfix-slow-disk"),
+        count=600,
+        run=_into_the_queue,
+        targets=(
+            Target(
+                text="4x Postfix's accept rate",
+                bound=4.0,
+                at_least=True,
+                value=rate_of("mailfront-slow-disk", "postfix-slow-disk"),
+            ),
+        ),
+    ),
+    Row(
         name="drain",
         title="the nodes are back: the queue runs empty",
         systems=("mailfront-nodes-down", "postfix-nodes-down"),

@@ -123,6 +123,13 @@ class Straight:
         return 0
 
 
+SLOW_DISK = (
+    "strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null",
+    "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:delay_exit=5000",
+)  # fmt: skip
+"""Starts a server for which every fsync takes 5 ms longer: a disk instead of a solid-state drive with a cache."""
+
+
 class Mailfront:
     """mailfront with 2 workers, a static directory and the nodes at `ports`."""
 
@@ -139,8 +146,9 @@ class Mailfront:
         environment: Mapping[str, str] | None = None,
         proxy_protocol: Sequence[str] = (),
         directory: Slapd | None = None,
+        launcher: Sequence[str] = (),
     ) -> None:
-        """`directory`: where the users are; else they are in a file."""
+        """`directory`: where the users are; else they are in a file. `launcher`: a program that starts the server."""
         self.name = name
         users = [
             {"address": f"{mailbox(number)}@{DOMAIN}", "mailbox": mailbox(number), "password": "{PLAIN}secret"}
@@ -167,6 +175,7 @@ class Mailfront:
         self.server = MailfrontServer(
             nodes, directory or users, listen=[smtp, *listen], tls=tls, name=name, environment=environment
         )
+        self.server.process.command[:0] = launcher
         storage = self.server.document["storage"]
         # A sink is no IMAP server: no copies at secondaries, no searches.
         for key in ("handoff_mailbox", "handoff_password_file", "secret_file", "master_user", "master_password_file"):
@@ -216,7 +225,13 @@ class Postfix:
     """Postfix as a front end: `proxy_to` None: queued, else before-queue to that SMTP server."""
 
     def __init__(
-        self, ports: Sequence[int], *, name: str, proxy_to: int | None = None, tls: CertificateFiles | None = None
+        self,
+        ports: Sequence[int],
+        *,
+        name: str,
+        proxy_to: int | None = None,
+        tls: CertificateFiles | None = None,
+        launcher: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.port = free_port()
@@ -228,7 +243,7 @@ class Postfix:
         (self._etc / "main.cf").write_text(self._main_cf(tls))
         (self._etc / "master.cf").write_text(self._master_cf(proxy_to))
         self.process = ManagedProcess(
-            [binary("master"), "-c", self._etc, "-d"], name=name, log_path=self.directory / "console.log"
+            [*launcher, binary("master"), "-c", self._etc, "-d"], name=name, log_path=self.directory / "console.log"
         )
 
     def start(self) -> None:
