@@ -79,15 +79,14 @@ class EntryReader:
         self._over_quota = frozenset(value.lower() for value in settings.status.over_quota)
         self._copy_values = frozenset(value.lower() for value in settings.copy_values)
         self._default_posters = read_posters(settings.groups.default_may_post)
-
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """The attributes to ask for. Operational ones (entryUUID) come only when named."""
-        groups = self._groups
-        names = {name.lower() for name in self._attributes.model_dump().values() if name is not None}
-        names.update(name.lower() for name in (*groups.members_dn, *groups.members_uid, *groups.members_address))
-        names.update(name.lower() for name in (groups.owner, groups.may_post) if name is not None)
-        return tuple(sorted(names | {"objectclass"}))
+        groups = settings.groups
+        of_people = {name.lower() for name in settings.attributes.model_dump().values() if name is not None}
+        of_groups = {name.lower() for name in (*groups.members_dn, *groups.members_uid, *groups.members_address)}
+        of_groups.update(name.lower() for name in (groups.owner, groups.may_post) if name is not None)
+        self.wanted_of_people = tuple(sorted(of_people | {"objectclass"}))
+        """The attributes to ask for where a group is nobody. Operational ones (entryUUID) come only when named."""
+        self.wanted = tuple(sorted({*self.wanted_of_people, *of_groups}))
+        """The same where it is a list of members."""
 
     def answer(self, entries: list[Entry], asked: Member) -> Found | NoSuch | CannotSay:
         """What a complete search result says about an address, or about a member of a group."""

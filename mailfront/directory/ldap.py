@@ -70,7 +70,7 @@ class LdapDirectory:
 
         Raises Unavailable if no server can answer. Cancellation is safe.
         """
-        entries = await self.find(self._wanted(asked))
+        entries = await self.find(self._wanted(asked), self._reader.wanted)
         return self._reader.answer(entries, asked)
 
     def _wanted(self, asked: Member) -> str | ByDn:
@@ -111,11 +111,11 @@ class LdapDirectory:
             await member.server.close()
             await member.logins.close()
 
-    async def find(self, wanted: str | ByDn) -> list[Entry]:
+    async def find(self, wanted: str | ByDn, attributes: tuple[str, ...]) -> list[Entry]:
         """The entries that match a filter, a few at most, or the one of this name. Ends within `directory.timeout`.
         Raises Unavailable."""
         return await self._first_that_works(
-            lambda member, limit_s: member.server.search(wanted, self._reader.wanted, limit_s=limit_s)
+            lambda member, limit_s: member.server.search(wanted, attributes, limit_s=limit_s)
         )
 
     async def verify(self, dn: str, password: Secret) -> bool:

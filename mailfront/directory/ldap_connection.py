@@ -1,5 +1,6 @@
 """One LDAP connection, blocking: connect, TLS, bind, search. The only module that imports ldap3.
 
+Searches and binds as somebody are written by `ldap_wire`, on the connection that ldap3 has made; ldap3 reads answers.
 Call it in a thread. What ldap3 does by default and is not wanted here: it verifies no certificate (`VerifiedTls` does,
 names included, from one prepared context); it reads the schema at each connect and checks names against it; it follows
 referrals with our password; its asynchronous strategy accepts an answer that was sent before StartTLS (hence
@@ -22,11 +23,22 @@ from urllib.parse import urlsplit
 
 import ldap3
 from ldap3.core.exceptions import LDAPBindError, LDAPException
+from ldap3.utils.asn1 import decode_message_fast, ldap_result_to_dict_fast
 
 from mailfront.base.errors import ConfigError, Unavailable
 from mailfront.base.printable import printable
 from mailfront.base.secret import Secret, read_secret_file
 from mailfront.directory.entries import Entry, entry_from_wire
+from mailfront.directory.ldap_wire import (
+    BASE,
+    BIND_RESPONSE,
+    SEARCH_DONE,
+    SEARCH_ENTRY,
+    SEARCH_REFERENCE,
+    SUBTREE,
+    bind_request,
+    search_request,
+)
 from mailfront.directory.settings import DEFAULT_PORTS, LdapSettings
 
 PAGE_ENTRIES = 500
@@ -36,6 +48,9 @@ PAGE_PAUSE_S = 0.03
 _SUCCESS, _SIZE_LIMIT_EXCEEDED, _NO_SUCH_OBJECT, _INVALID_DN_SYNTAX, _BUSY, _UNAVAILABLE = 0, 4, 32, 34, 51, 52
 _NO_PASSWORD_HERE, _WRONG_PASSWORD = 48, 49
 _PAGED_RESULTS = "1.2.840.113556.1.4.319"
+
+_decoded: Callable[[bytes], dict[str, Any]] = decode_message_fast
+_result: Callable[[Any], dict[str, Any]] = ldap_result_to_dict_fast
 
 _log = logging.getLogger(__name__)
 
@@ -123,34 +138,49 @@ class LdapConnection:
     def search(self, search_filter: str, attributes: tuple[str, ...], limit_count: int) -> list[Entry]:
         """The entries below the base that match, `limit_count` at most. Raises ServerDown, SearchRefused."""
         with self._explained():
-            _, result, response, _ = self._ldap.search(
-                self._settings.base,
-                search_filter,
-                dereference_aliases=ldap3.DEREF_NEVER,
-                attributes=list(attributes),
-                size_limit=limit_count,
-                time_limit=self._receive_s,
-            )
+            entries, result = self._ask(self._settings.base, SUBTREE, search_filter, attributes, limit_count)
             if result["result"] != _SIZE_LIMIT_EXCEEDED:
                 self._check(result)
-            return _entries(response)
+            return entries
 
     def entry(self, dn: str, attributes: tuple[str, ...]) -> list[Entry]:
         """The entry of this name; none if there is none, or the name is not one. Raises ServerDown, SearchRefused."""
         with self._explained():
-            _, result, response, _ = self._ldap.search(
-                dn,
-                "(objectClass=*)",
-                search_scope=ldap3.BASE,
-                dereference_aliases=ldap3.DEREF_NEVER,
-                attributes=list(attributes),
-                size_limit=1,
-                time_limit=self._receive_s,
-            )
+            entries, result = self._ask(dn, BASE, "(objectClass=*)", attributes, 1)
             if result["result"] in {_NO_SUCH_OBJECT, _INVALID_DN_SYNTAX}:
                 return []
             self._check(result)
-            return _entries(response)
+            return entries
+
+    def _ask(
+        self, base: str, scope: int, search_filter: str, attributes: tuple[str, ...], limit_count: int
+    ) -> tuple[list[Entry], dict[str, Any]]:
+        """One search: its entries, and its result. References to other servers are left out."""
+        number: int = self._ldap.server.next_message_id()
+        request = search_request(
+            number, base, scope, search_filter, attributes, size_limit=limit_count, time_limit_s=self._receive_s
+        )
+        self._ldap.socket.sendall(request)
+        entries: list[Entry] = []
+        while True:
+            for kind, payload in self._received(number):
+                if kind == SEARCH_DONE:
+                    return entries, _result(payload)
+                if kind == SEARCH_ENTRY:
+                    entries.append(_entry(payload))
+                elif kind != SEARCH_REFERENCE:
+                    raise ConnectionError("not an answer to the search")
+
+    def _received(self, number: int) -> Iterator[tuple[int, Any]]:
+        """Messages of the server that have come, each its kind and its content."""
+        messages = self._ldap.strategy.receiving()
+        if not messages:
+            raise ConnectionError("closed by the server")
+        for message in messages:
+            answer = _decoded(message)
+            if answer["messageID"] != number:
+                raise ConnectionError("the server says what it was not asked: it ends the connection")
+            yield answer["protocolOp"], answer["payload"]
 
     def pages(self, search_filter: str, attributes: tuple[str, ...]) -> Iterator[list[Entry]]:
         """Every entry that matches, in pages. Raises ServerDown, SearchRefused."""
@@ -176,21 +206,24 @@ class LdapConnection:
 
     def verify(self, dn: str, password: Secret) -> bool:
         """Bind as somebody: whether the server says that the password is right. The connection then belongs to that
-        entry, and may only be used to verify others. An empty password is never sent: servers take it for anonymous.
-        Raises ServerDown, SearchRefused."""
-        if not password.reveal():
+        entry, and may only be used to verify others. An empty name or password is never sent: servers take it for
+        anonymous. Raises ServerDown, SearchRefused."""
+        if not dn or not password.reveal():
             return False
         with self._explained():
-            self._ldap.user, self._ldap.authentication = dn, ldap3.SIMPLE
-            self._ldap.password = password.reveal()
-            try:
-                _, result, _, _ = self._ldap.bind(read_server_info=False)
-            finally:
-                self._ldap.password = None
+            result = self._bind_as(dn, password)
             if result["result"] in {_NO_PASSWORD_HERE, _WRONG_PASSWORD}:
                 return False
             self._check(result)
             return True
+
+    def _bind_as(self, dn: str, password: Secret) -> dict[str, Any]:
+        number: int = self._ldap.server.next_message_id()
+        self._ldap.socket.sendall(bind_request(number, dn, password.reveal()))
+        ((kind, payload),) = self._received(number)
+        if kind != BIND_RESPONSE:
+            raise ConnectionError("not an answer to the bind")
+        return _result(payload[:3])
 
     def shut_down(self) -> None:
         """From another thread: the call under way ends with an error."""
@@ -284,3 +317,11 @@ def _entries(response: list[dict[str, Any]]) -> list[Entry]:
     return [
         entry_from_wire(item["dn"], item["raw_attributes"]) for item in response if item["type"] == "searchResEntry"
     ]
+
+
+def _entry(payload: Any) -> Entry:
+    """An entry as ldap3's decoder gives it: its name, then attributes, each a name and its values."""
+    attributes = {
+        parts[0][3].decode("utf-8", "replace"): [value[3] for value in parts[1][3]] for _, _, _, parts in payload[1][3]
+    }
+    return entry_from_wire(payload[0][3].decode("utf-8", "replace"), attributes)

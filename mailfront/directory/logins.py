@@ -46,8 +46,8 @@ LoginAnswer = Found | Denied | CannotSay
 class Accounts(Protocol):
     """Servers that find entries and check passwords."""
 
-    async def find(self, search_filter: str) -> list[Entry]:
-        """The entries that match. Raises Unavailable."""
+    async def find(self, wanted: str, attributes: tuple[str, ...]) -> list[Entry]:
+        """The entries that match a filter, with these attributes. Raises Unavailable."""
         ...
 
     async def verify(self, dn: str, password: Secret) -> bool:
@@ -151,7 +151,7 @@ class LoginTable:
 
     async def _search(self, login: str) -> _Account | Denied | CannotSay:
         try:
-            entries = await self._source.find(self._template.fill_login(login))
+            entries = await self._source.find(self._template.fill_login(login), self._reader.wanted_of_people)
         except Unavailable as error:
             return CannotSay(str(error), ALARM_UNREACHABLE)
         if len(entries) > 1:

@@ -32,7 +32,7 @@ class FakeAccounts:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
-    async def find(self, search_filter: str) -> list[Entry]:
+    async def find(self, search_filter: str, _attributes: tuple[str, ...]) -> list[Entry]:
         """See `Accounts`."""
         self.filters.append(search_filter)
         await self.may_answer.wait()
