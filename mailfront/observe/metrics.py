@@ -91,12 +91,14 @@ SESSION_BYTES = Counter(
     "mailfront_sessions_relayed_bytes_total",
     "Bytes passed on, counted when the session ends.",
     protocol=_ROLES,
+    node=FROM_CONFIGURATION,
     direction=("from_client", "from_node"),
 )
 LOGINS = Counter(
     "mailfront_sessions_logins_total",
-    "Logins by their result; `unavailable` is our trouble or a node's.",
+    "Logins by their result; `unavailable` is our trouble or a node's. `node` is empty before the home is known.",
     protocol=_ROLES,
+    node=FROM_CONFIGURATION,
     result=("ok", "failed", "disabled", "in_use", "unavailable", "too_many"),
 )
 LOGINS_SLOWED = Counter(

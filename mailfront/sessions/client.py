@@ -240,6 +240,7 @@ class ClientConnection(asyncio.Protocol):
         """Nobody looks at this password: too many logins from there wait."""
         trail = self._trail
         trail.login, trail.mechanism = printable(asked.name), asked.mechanism
+        trail.mailbox = trail.node = ""
         trail.reason = "too many logins from this address wait after failed ones"
         self._report_failure(Refusal.TOO_MANY)
         self._failures_count += 1
@@ -305,14 +306,14 @@ class ClientConnection(asyncio.Protocol):
         if self._end:
             session.client.eof_received()  # the client had no more to say when it asked
         client.resume_reading()
-        metrics.LOGINS.inc(listener.dialect.role, "ok")
+        metrics.LOGINS.inc(listener.dialect.role, trail.node, "ok")
         self._is_handed_over = True
         listener.table.add(session)
         self._forget()
 
     def _report_failure(self, why: Refusal) -> None:
         trail, listener = self._trail, self._listener
-        metrics.LOGINS.inc(listener.dialect.role, why.name.lower())
+        metrics.LOGINS.inc(listener.dialect.role, trail.node, why.name.lower())
         listener.emit("login_failed", **self._facts(), result=why.name.lower(), reason=trail.reason or why.value)
 
     def _facts(self) -> dict[str, Any]:

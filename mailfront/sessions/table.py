@@ -144,8 +144,9 @@ class SessionTable:
         self._lingering.pop(session, None)
         self._at_node[session.node] -= 1
         self._admission.release(session.client_ip)
-        metrics.SESSION_BYTES.inc(session.role, "from_client", amount=session.from_client_bytes)
-        metrics.SESSION_BYTES.inc(session.role, "from_node", amount=session.from_node_bytes)
+        role, node = session.role, session.node
+        metrics.SESSION_BYTES.inc(role, node, "from_client", amount=session.from_client_bytes)
+        metrics.SESSION_BYTES.inc(role, node, "from_node", amount=session.from_node_bytes)
         self._emit(
             "session",
             session=session.id,

@@ -104,15 +104,50 @@ def test_an_idle_client_hears_of_new_mail(server: MailfrontServer) -> None:
     wait_until(lambda: _open_count(server, home) == 0.0, 30.0, "its end")
 
 
+def test_logins_and_bytes_are_counted_by_node(server: MailfrontServer) -> None:
+    """A login and what it fetched counts at its home; a wrong password at no node, since the directory said so."""
+    user = "user0012"
+    home = _home(server, user)
+    names = ("mailfront_sessions_logins_total", "mailfront_sessions_relayed_bytes_total")
+    before = [_metric(server, name, node=home) for name in names]
+    no_node = _metric(server, names[0], node="", result="failed")
+    client = _client(server)
+    with pytest.raises(imaplib.IMAP4.error):
+        client.login(user, "wrong")
+    client.login(user, "secret")
+    client.append("INBOX", None, None, b"Subject: x\r\n\r\n" + b"y" * 10_000 + b"\r\n")
+    client.select("INBOX")
+    client.fetch("1", "(BODY.PEEK[])")
+    client.logout()
+    wait_until(
+        lambda: (
+            _metric(server, names[0], node=home, result="ok") >= before[0] + 1
+            and _metric(server, names[0], node="", result="failed") == no_node + 1
+            and all(
+                _metric(server, names[1], node=home, direction=direction) > 10_000
+                for direction in ("from_client", "from_node")
+            )
+        ),
+        30.0,
+        "the counts",
+    )
+    assert before[1] + 20_000 < _metric(server, names[1], node=home)
+
+
 def _open_count(server: MailfrontServer, node: str) -> float:
     """IMAP sessions at a node, as the metric says."""
+    return _metric(server, "mailfront_sessions_open_count", node=node)
+
+
+def _metric(server: MailfrontServer, name: str, **labels: str) -> float:
+    """The sum of what a metric says about IMAP, and these labels."""
     endpoint = server.endpoint("admin")
     assert isinstance(endpoint, tuple)
     with urlopen(f"http://{endpoint[0]}:{endpoint[1]}/metrics", timeout=30) as answer:
         lines = answer.read().decode().splitlines()
-    gauges = [line for line in lines if line.startswith("mailfront_sessions_open_count{")]
-    wanted = ('protocol="imap"', f'node="{node}"')
-    return sum(float(line.split()[-1]) for line in gauges if all(each in line for each in wanted))
+    wanted = [f'{label}="{value}"' for label, value in {"protocol": "imap", **labels}.items()]
+    found = [line for line in lines if line.startswith(f"{name}{{")]
+    return sum(float(line.split()[-1]) for line in found if all(each in line for each in wanted))
 
 
 def test_a_client_that_closes_its_side_gets_all_answers(server: MailfrontServer) -> None:
