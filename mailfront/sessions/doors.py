@@ -1,11 +1,14 @@
 """The way into each node: open, or shut while the node is down; narrow for a while after its return.
 
 A login for a home that is down waits here for at most `login.hold`, at most `login.held` of them per node; then it gets
-the temporary error. It never goes to another node. `changed` lets the waiting ones look again.
+the temporary error. It never goes to a node that is not the home; where the home is, is looked up again after each
+wait. `changed` lets the waiting ones look again.
 """
 
 import asyncio
+import contextlib
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 from mailfront.cluster.node_states import Service
 from mailfront.mail.names import NodeId
@@ -41,32 +44,38 @@ class Doors:
         self._rates.setdefault(node, LoginRate()).returned(self._loop.time())
         self.changed()
 
-    async def enter(self, node: NodeId, service: Service, until_s: float) -> bool:
-        """Wait until a login may go to the node. Returns False if it may not by `until_s` (the loop's time), or if too
-        many wait. Cancellation is safe."""
+    async def enter(self, home: Callable[[], Awaitable[NodeId]], service: Service, until_s: float) -> NodeId | None:
+        """Wait until a login may go to the mailbox's home, and return that node. `home` says where that is; it is asked
+        again after each wait, because the mailbox may have moved meanwhile. Returns None if it is not possible by
+        `until_s` (the loop's time), or if too many wait. What `home` raises goes through. Cancellation is safe."""
+        node = await home()
         may = self._nodes.may_log_in(node, service)
         if may and node not in self._rates:
-            return True
+            return node
         if self._held[node] >= self._held_limit:
-            return False
+            return None
         self._held[node] += 1
         try:
-            if not may and not await self._until_open(node, service, until_s):
-                return False
-            return await self._until_its_turn(node, until_s)
+            while await (self._until_its_turn(node, until_s) if may else self._until_changed(until_s)):
+                now = await home()
+                if may and now == node:
+                    return node
+                self._held[node] -= 1
+                node = now
+                self._held[node] += 1
+                may = self._nodes.may_log_in(node, service)
+            return None
         finally:
             self._held[node] -= 1
 
-    async def _until_open(self, node: NodeId, service: Service, until_s: float) -> bool:
-        while not self._nodes.may_log_in(node, service):
-            patience_s = until_s - self._loop.time()
-            if patience_s <= 0:
-                return False
-            try:
-                async with asyncio.timeout(min(patience_s, LOOK_EVERY_S)):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+    async def _until_changed(self, until_s: float) -> bool:
+        """Wait for news, or a moment. False if it is too late."""
+        patience_s = until_s - self._loop.time()
+        if patience_s <= 0:
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(patience_s, LOOK_EVERY_S)):
+                await self._changed.wait()
         return True
 
     async def _until_its_turn(self, node: NodeId, until_s: float) -> bool:

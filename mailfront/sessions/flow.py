@@ -9,7 +9,7 @@
 name or password" is said only if the authority said so: the directory, or with `login.auth = "node"` the node. A node
 that refuses somebody whom the directory let in is our trouble, and an alarm.
 
-One mailbox, one home: no other node is ever tried.
+One mailbox, one home: no other node is ever tried, and a mailbox that moves while its login waits is followed.
 """
 
 import asyncio
@@ -150,15 +150,12 @@ class Logins:
         refusal = self._may_not(record, user, trail)
         if refusal is not None:
             return refusal
-        trail.position = Position.PLACEMENT
         try:
-            home = (await self._nodes.locate(record)).home
+            return await self._at_home(dialect, record, self._credentials(asked, user), client, trail)
         except Unavailable as error:
-            trail.reason = str(error)
+            trail.position, trail.reason = Position.PLACEMENT, str(error)
             self._nodes.alarm("placement.undecided", f"login of {trail.login}: {error}", mailbox=trail.mailbox)
             return Refusal.UNAVAILABLE
-        trail.node = home
-        return await self._at_home(dialect, home, self._credentials(asked, user), client, trail)
 
     async def _who(self, asked: LoginAsked) -> LoginAnswer:
         if asked.authorize and canonical_text(asked.authorize) != canonical_text(asked.name):
@@ -206,19 +203,31 @@ class Logins:
         return NodeCredentials(user=user, secret=asked.secret, mechanism=asked.mechanism)
 
     async def _at_home(
-        self, dialect: Dialect, home: NodeId, credentials: NodeCredentials, client: ClientIdentity, trail: Trail
+        self,
+        dialect: Dialect,
+        record: DirectoryRecord,
+        credentials: NodeCredentials,
+        client: ClientIdentity,
+        trail: Trail,
     ) -> Opened | Refusal:
-        """Log in at the home, as soon as that is possible."""
+        """Log in at the home, as soon as that is possible. Raises Unavailable if nobody can say where that is."""
+
+        async def where() -> NodeId:
+            trail.position = Position.PLACEMENT
+            trail.node = node = (await self._nodes.locate(record)).home
+            return node
+
         loop = asyncio.get_running_loop()
         until_s = loop.time() + self._settings.hold
         pause_s = FIRST_PAUSE_S
-        endpoint = self._endpoints[dialect.role, home]
         while True:
-            if not await self._doors.enter(home, dialect.service, until_s):
+            home = await self._doors.enter(where, dialect.service, until_s)
+            if home is None:
                 trail.position = Position.HOLD
                 trail.reason = trail.reason or "the home is down, or has too many logins to take"
                 return Refusal.UNAVAILABLE
             trail.position = Position.CONNECT
+            endpoint = self._endpoints[dialect.role, home]
             core = dialect.node(credentials, client, endpoint.tls == "starttls")
             try:
                 wire, answer = await log_in_at(
@@ -238,8 +247,13 @@ class Logins:
                 await asyncio.sleep(pause_s)
                 pause_s *= 2
                 continue
-            trail.position = _AT_NODE[core.position]
             self._abilities.learn(dialect.role, home, core.capabilities)
+            if await where() != home:
+                # It has moved while that node took its time. Its answer counts no more.
+                assert wire.transport is not None
+                wire.transport.abort()
+                continue
+            trail.position = _AT_NODE[core.position]
             return self._judge(dialect, home, wire, answer, trail)
 
     def _judge(

@@ -266,6 +266,56 @@ async def test_a_login_waits_for_a_home_that_comes_back(tmp_path: Path) -> None:
                 await front.until(lambda: not len(front.table), "the end")
 
 
+async def test_a_login_that_waits_follows_its_mailbox(tmp_path: Path) -> None:
+    """The mailbox moves while its login waits for a home that is down: it opens at the new home, at once, and the old
+    one, which comes back, is not asked."""
+    async with await ScriptedImapNode.start() as other:
+        home = await ScriptedImapNode.start()
+        port = home.port
+        await home.stop()
+        nodes = {"store1": port, "store2": other.port}
+        async with session_front(tmp_path, nodes, login=login_settings(hold=60.0)) as front:
+            client = await front.connect()
+            await client.line()
+            client.send(b"a LOGIN ana secret\r\n")
+            await front.until(lambda: front.doors.held_count == 1, "the login to be held")
+            front.nodes.homes = {"ana": "store2"}
+            async with await ScriptedImapNode.start(port=port) as back:
+                front.nodes.succeeded(front.node("store1"), front.service)
+                front.doors.returned(front.node("store1"))
+                assert " OK " in await client.line()
+                assert [session.node for session in front.table] == ["store2"]
+                assert front.doors.held_count == 0
+                assert back.connections_count == 0
+                await client.close()
+                await front.until(lambda: not len(front.table), "the end")
+
+
+@on_both_loops
+async def test_a_mailbox_that_moves_during_its_login_opens_at_its_new_home(tmp_path: Path) -> None:
+    """The old home has not answered yet. What it says afterwards, yes or no, does not count."""
+    for answer in (b"%t OK in\r\n", b"%t NO [AUTHENTICATIONFAILED] no\r\n"):
+        async with (
+            await ScriptedImapNode.start({"login": answer}) as old,
+            await ScriptedImapNode.start() as new,
+            session_front(tmp_path, {"store1": old.port, "store2": new.port}) as front,
+        ):
+            old.hold = asyncio.Event()
+            client = await front.connect()
+            await client.line()
+            client.send(b"a LOGIN ana secret\r\n")
+            await front.until(lambda: old.connections_count == 1, "the login at the old home")
+            front.nodes.homes = {"ana": "store2"}
+            old.hold.set()
+            assert " OK " in await client.line()
+            assert [session.node for session in front.table] == ["store2"]
+            await front.until(lambda: not old.open, "the end at the old home")
+            assert front.nodes.alarms == []
+            await client.close()
+            await front.until(lambda: not len(front.table), "the end")
+
+
+@on_both_loops
 async def test_a_home_that_stays_away_is_a_temporary_error(tmp_path: Path) -> None:
     """UNAVAILABLE after the hold; for further ones at once, when enough wait already. Never another node."""
     async with await ScriptedImapNode.start() as other:
