@@ -191,6 +191,30 @@ async def logins(spec: Spec) -> Spec:
     return {"seconds": seconds, "count": len(times), "p99_s": percentile(times, 0.99)}
 
 
+async def send(spec: Spec) -> Spec:
+    """`count` messages of `size` bytes, each over a connection of its own, for `recipients` in turn."""
+    taken = iter(range(spec["count"]))
+    times: list[float] = []
+    body = message(spec["size"])
+
+    async def client() -> None:
+        for number in taken:
+            begun_s = time.monotonic()
+            talk = await Talk.open(spec)
+            await talk.line()
+            await talk.ask(b"EHLO load.example.org\r\n", b"250 ")
+            await talk.ask(b"MAIL FROM:<load@example.org>\r\n", b"250")
+            recipient = spec["recipients"][number % len(spec["recipients"])]
+            await talk.ask(f"RCPT TO:<{recipient}>\r\n".encode(), b"250")
+            await talk.ask(b"DATA\r\n", b"354")
+            await talk.ask(body, b"250")
+            times.append(time.monotonic() - begun_s)
+            talk.close()
+
+    seconds = await _together(client, spec["parallel"])
+    return {"seconds": seconds, "count": len(times), "p50_s": percentile(times, 0.5), "p99_s": percentile(times, 0.99)}
+
+
 async def download(spec: Spec) -> Spec:
     """One IMAP session that fetches `count` messages of the sink (1 MiB each)."""
     talk = await Talk.open(spec)
@@ -309,7 +333,7 @@ async def _hold(count: int) -> None:
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
-_KINDS = {"logins": logins, "download": download, "idle": idle, "stall": stall, "flood": flood}
+_KINDS = {"send": send, "logins": logins, "download": download, "idle": idle, "stall": stall, "flood": flood}
 
 
 def main() -> int:
