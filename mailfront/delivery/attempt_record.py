@@ -70,6 +70,7 @@ class AttemptRecord:
         """How long the node has been asked for something; 0.0 before a slot was free."""
         return self._loop.time() - self._slot_s if self._slot_s else 0.0
 
+    @log.only_tells
     def ended(
         self, node: NodeId, transaction: LmtpTransaction, rulings: Sequence[Ruling], *, phase: Phase, stopped: bool
     ) -> None:

@@ -14,7 +14,7 @@ from mailfront.mail.envelope import Envelope
 from mailfront.mail.outcome import Deferred, Delivered, Discarded, Failed, Fate, HandedOff, Retained, Split, Unknown
 from mailfront.mail.reply import Reply
 from mailfront.observe import metrics
-from mailfront.observe.log import emit
+from mailfront.observe.log import emit, only_tells
 
 MOST_RECIPIENTS_SHOWN = 50
 MOST_HASHED_BYTES = 128 * 1024
@@ -43,6 +43,7 @@ def identity(header: bytes, body: BodyRef) -> tuple[str, str]:
     return "", hashlib.sha256(body.head(MOST_HASHED_BYTES)).hexdigest()
 
 
+@only_tells
 def report_message(
     envelope: Envelope,
     size_bytes: int,
@@ -107,6 +108,7 @@ def report_message(
     )
 
 
+@only_tells
 def report_refused(
     envelope: Envelope,
     refused: Sequence[tuple[Address, Reply]],

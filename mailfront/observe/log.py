@@ -13,12 +13,13 @@ WARNING. Nothing here raises for a value that it cannot show, waits for the read
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any, cast
+from typing import Any, ParamSpec, cast
 
 import orjson
 import structlog
@@ -29,6 +30,7 @@ from mailfront.observe import events
 from mailfront.observe.lines import LineOutput, StreamOutput
 
 Listener = Callable[[dict[str, Any]], None]
+P = ParamSpec("P")
 
 MAX_VALUE_CHARS = 8192
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
@@ -78,6 +80,22 @@ def emit(event: str, /, **fields: Any) -> None:
         state.event_file.put(line)
     if state.stream is not None:
         state.stream.put(line if state.render_readable is None else state.render_readable(record))
+
+
+def only_tells(function: Callable[P, None]) -> Callable[P, None]:
+    """For functions that count and write down what has happened: a fault in one is logged, and fails nobody. Else a
+    message that a node has taken could still be denied to its client, and come twice."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **named: P.kwargs) -> None:
+        try:
+            function(*args, **named)
+        except Exception as error:
+            if not _state.configured:
+                raise  # a test must see it
+            get("observe").error("what happened cannot be told", told_by=function.__qualname__, exc_info=error)
+
+    return guarded
 
 
 def configure(

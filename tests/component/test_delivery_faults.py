@@ -1,8 +1,11 @@
 """Every way in which a node can go wrong, at every stage, against a scripted peer."""
 
+from pathlib import Path
+
 import pytest
 
 from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, Outcome, Unknown
+from mailfront.observe import log, metrics
 from tests.support.delivery import BODY, NODE, RecordingSink, delivery_to, endpoint_of, message, on_each_loop, quick
 from tests.support.lmtp_peer import Action, Script, ScriptedLmtpPeer
 
@@ -210,3 +213,25 @@ async def test_the_final_timeout_is_its_own() -> None:
         (outcome,) = await delivery.start(NODE, message(), slot_wait_s=0.1).result()
         assert isinstance(outcome, Delivered)
         await delivery.close()
+
+
+@on_each_loop
+async def test_a_fault_of_ours_in_telling_about_an_answer_leaves_the_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The node has taken the message: nothing that only counts or logs may turn that into anything else."""
+
+    def broken(*_labels: str) -> None:
+        raise ValueError("the metric is broken")
+
+    monkeypatch.setattr(metrics.DELIVERY_ATTEMPTS, "inc", broken)
+    sink = RecordingSink()
+    with (tmp_path / "log").open("wb") as output:
+        log.configure("test", fd=output.fileno())
+        try:
+            (outcome,) = await outcomes_of({}, sink=sink)
+        finally:
+            log.close()
+    assert isinstance(outcome, Delivered)
+    assert sink.kinds == ["succeeded"]
+    assert "what happened cannot be told" in (tmp_path / "log").read_text()
