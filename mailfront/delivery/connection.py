@@ -34,7 +34,7 @@ from mailfront.protocol.lmtp import (
     Step,
 )
 
-SMALL_BODY_BYTES = 128 * 1024
+SMALL_BODY_BYTES = 256 * 1024
 CLOSE_GRACE_S = 5.0
 _NEVER_S = float("inf")
 _STAGES = {

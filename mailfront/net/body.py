@@ -19,7 +19,7 @@ from pathlib import Path
 from mailfront.base.errors import Unavailable
 from mailfront.mail.body import PIECE_BYTES, BodyRef, MemoryBody
 
-MEMORY_LIMIT_BYTES = 128 * 1024
+MEMORY_LIMIT_BYTES = 256 * 1024
 SPILL_BYTES = 64 * 1024
 
 

@@ -2,7 +2,7 @@
 
 A body in a spool file travels as that very file: what is in front of it (our trace header) goes along in the request,
 and what was cut off its start is said as a number. Any other body is copied into memory: in the loop if it is small
-(bodies in memory are at most 128 KiB), in a thread if not.
+(bodies in memory are at most 256 KiB), in a thread if not.
 
 The worker's file is never written again, and both ends read it by position. Nothing here survives a crash; the keeper
 has its own descriptor, so the worker may be gone while the body is being committed.
