@@ -16,40 +16,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
 import uvloop
 
+from tests.perf.flood import mail_in_flood, message, one_by_one, percentile, refusals, storm
 from tests.perf.systems import DOMAIN, USERS_COUNT, mailbox
 
 Spec = dict[str, Any]
 LIMIT_S = 240.0
 STEP_S = 60.0
-LINE = b"All work and no play makes a mail server a dull process, line by line.\r\n"
-
-
-def message(size_bytes: int) -> bytes:
-    """A message of about this size, ready for the wire, with its final dot."""
-    head = b"From: <load@example.org>\r\nTo: <somebody@example.edu>\r\nSubject: load\r\n\r\n"
-    lines = max(1, (size_bytes - len(head)) // len(LINE))
-    return head + LINE * lines + b".\r\n"
-
-
-def listed_client(number: int) -> str:
-    """An address that the list of the flood knows. It is only ever text: in a PROXY header and in a question to our own
-    name server."""
-    return f"45.0.{number >> 8 & 255}.{number & 255}"
-
-
-GOOD_CLIENT = "46.0.0.1"
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The value below which `share` of all values lie."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
 def secure_messages(spec: Spec) -> Spec:
@@ -138,8 +115,8 @@ class Talk:
         self.writer = writer
 
     @classmethod
-    async def open(cls, spec: Spec, *, tls: ssl.SSLContext | None = None, client: str = "") -> "Talk":
-        """Connect. With `client` a PROXY header says that this address is the client's."""
+    async def open(cls, spec: Spec, *, tls: ssl.SSLContext | None = None) -> "Talk":
+        """Connect."""
         opening = asyncio.open_connection(
             spec["host"],
             spec["port"],
@@ -147,10 +124,7 @@ class Talk:
             ssl=tls,
             server_hostname="localhost" if tls is not None else None,
         )
-        talk = cls(*await asyncio.wait_for(opening, STEP_S))
-        if client:
-            talk.writer.write(f"PROXY TCP4 {client} {spec['host']} 40000 {spec['port']}\r\n".encode())
-        return talk
+        return cls(*await asyncio.wait_for(opening, STEP_S))
 
     async def line(self) -> bytes:
         """The next line; empty at the end."""
@@ -281,46 +255,6 @@ async def stall(spec: Spec) -> Spec:
     return {"seconds": seconds, "count": len(held)}
 
 
-async def flood(spec: Spec) -> Spec:
-    """`count` connections of `sources` clients that a DNS list knows, while `good` messages are sent by one that it
-    does not know; what counts is how long the good ones take. A PROXY header says who the client is."""
-    turned_away, times = [0], list[float]()
-    taken, ended = iter(range(spec["count"])), asyncio.Event()
-    body = message(4000)
-
-    async def bad() -> None:
-        for number in taken:
-            with suppress(OSError, TimeoutError):
-                talk = await Talk.open(spec, client=listed_client(number % spec["sources"]))
-                line = await talk.line()
-                turned_away[0] += line[:1] in (b"4", b"5")
-                talk.close()
-        ended.set()
-
-    async def good() -> None:
-        while not ended.is_set() and len(times) < spec["good"]:
-            begun_s = time.monotonic()
-            talk = await Talk.open(spec, client=GOOD_CLIENT)
-            await talk.line()
-            await talk.ask(b"EHLO good.example.org\r\n", b"250 ")
-            await talk.ask(b"MAIL FROM:<good@example.org>\r\n", b"250")
-            await talk.ask(f"RCPT TO:<{mailbox(len(times) % USERS_COUNT)}@{DOMAIN}>\r\n".encode(), b"250")
-            await talk.ask(b"DATA\r\n", b"354")
-            await talk.ask(body, b"250")
-            talk.close()
-            times.append(time.monotonic() - begun_s)
-
-    begun_s = time.monotonic()
-    await asyncio.gather(*(bad() for _ in range(spec["parallel"])), *(good() for _ in range(4)))
-    return {
-        "seconds": time.monotonic() - begun_s,
-        "count": spec["count"],
-        "turned_away_count": turned_away[0],
-        "good_count": len(times),
-        "good_p99_s": percentile(times, 0.99),
-    }
-
-
 async def _together(client: Callable[[], Coroutine[Any, Any, None]], parallel: int) -> float:
     begun_s = time.monotonic()
     await asyncio.gather(*(client() for _ in range(parallel)))
@@ -333,7 +267,17 @@ async def _hold(count: int) -> None:
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
-_KINDS = {"send": send, "logins": logins, "download": download, "idle": idle, "stall": stall, "flood": flood}
+_KINDS = {
+    "send": send,
+    "logins": logins,
+    "download": download,
+    "idle": idle,
+    "stall": stall,
+    "one-by-one": one_by_one,
+    "refusals": refusals,
+    "storm": storm,
+    "mail-in-flood": mail_in_flood,
+}
 
 
 def main() -> int:

@@ -4,12 +4,16 @@ The systems idle beside each other while another is under load; an idle server c
 Those with `nodes-down` or `slow-disk` in their name have nodes of their own, which listen only inside `nodes_back`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from tests.perf.generator import listed_client
+from tests.perf import plugin
+from tests.perf.chain_cost import CHAIN_LENGTHS, NoServer
+from tests.perf.flood import GOOD_CLIENT
 from tests.perf.session_systems import DovecotLdapProxy, DovecotProxy, ImapSinkProcess, NginxMail
 from tests.perf.systems import (
     DOMAIN,
@@ -24,14 +28,17 @@ from tests.perf.systems import (
     mailbox,
 )
 from tests.support.certificates import Authority
+from tests.support.clamd import Clamd
 from tests.support.dns_server import DnsServer
 from tests.support.ldap import Person, Slapd
 from tests.support.mailfront_server import ROOT
 from tests.support.postfix import SmtpSink, smtp_source
 from tests.support.processes import new_directory
+from tests.support.rspamd import Rspamd
 
 WARM_COUNT = 200
-LISTED_COUNT = 1000
+LIST_ZONE = "bl.test"
+STRANGERS_FROM = 65536
 LDAP_USERS_COUNT = 1000
 
 
@@ -45,6 +52,9 @@ class Lab:
         self._sinks: Sinks | None = None
         self._imap_sink: ImapSinkProcess | None = None
         self._slapd: Slapd | None = None
+        self._rspamd: Rspamd | None = None
+        self._clamd: Clamd | None = None
+        self._strangers_count = 0
         self.directory = new_directory("lab")
         authority = Authority(self.directory)
         self.ca_file: Path = authority.ca_file
@@ -65,7 +75,7 @@ class Lab:
             found = self._makers()[name]()
             self._stack.callback(found.stop)
             found.start()
-            if name not in self._sleeping and not name.endswith(("imap", "dnsbl")):
+            if name not in self._sleeping and not name.endswith("imap") and not isinstance(found, NoServer):
                 # What is made once, at the first messages, is no message's cost.
                 smtp_source(*found.endpoint(), messages=WARM_COUNT, recipient=f"user@{DOMAIN}", options=("-N",))
             self._systems[name] = found
@@ -78,6 +88,12 @@ class Lab:
             for sink in self._sleeping[system.name]:
                 running.enter_context(sink)
             yield
+
+    def strangers(self, count: int) -> int:
+        """The number of the first of `count` clients that no system has seen in this run."""
+        first = STRANGERS_FROM + self._strangers_count
+        self._strangers_count += count
+        return first
 
     @property
     def sinks(self) -> Sinks:
@@ -132,6 +148,10 @@ class Lab:
                 self.sinks.ports, name="mailfront-large-spool", settings={"limits": {"body_disk": "100GiB"}}
             ),
             "mailfront-5-filters": lambda: self._filtered(5),
+            **{f"chain-{count}": partial(NoServer, f"chain-{count}") for count in CHAIN_LENGTHS},
+            "mailfront-rspamd": lambda: self._scanned("mailfront-rspamd", self._rspamd_filter()),
+            "mailfront-clamd": lambda: self._scanned("mailfront-clamd", self._clamd_filter()),
+            "mailfront-both": lambda: self._scanned("mailfront-both", self._rspamd_filter(), self._clamd_filter()),
             "mailfront-dnsbl": self._listing,
             "mailfront-imap": lambda: self._imap_mailfront("mailfront-imap", "directory"),
             "mailfront-node-auth-imap": lambda: self._imap_mailfront("mailfront-node-auth-imap", "node"),
@@ -164,32 +184,54 @@ class Lab:
         )
 
     def _listing(self) -> Mailfront:
-        names = [".".join(reversed(listed_client(number).split("."))) for number in range(LISTED_COUNT)]
-        dns = DnsServer({f"{name}.bl.test": {"A": ["127.0.0.2"]} for name in names})
+        dns = DnsServer(_EveryListed())
         dns.start()
         self._stack.callback(dns.stop)
-        settings = {"lists": [{"zone": "bl.test"}], "name_servers": [dns.address]}
-        return Mailfront(
-            self.sinks.ports,
-            name="mailfront-dnsbl",
-            proxy_protocol=["127.0.0.0/8"],
-            settings={"filter": [{"name": "lists", "kind": "dnsbl", "settings": settings}]},
-        )
+        settings = {"lists": [{"zone": LIST_ZONE}], "name_servers": [dns.address], "dns_timeout": "10s"}
+        # The name server is the slowest part here; one that it has no time for would not be refused.
+        listing = {"name": "lists", "kind": "local-dnsbl", "timeout": "15s", "settings": settings}
+        return self._with_plugin("mailfront-dnsbl", [listing])
 
     def _filtered(self, count: int) -> Mailfront:
-        folder = self.directory / "plugin"
-        information = folder / "mailfront_bench-1.dist-info"
-        information.mkdir(parents=True)
-        (information / "METADATA").write_text("Metadata-Version: 2.1\nName: mailfront-bench\nVersion: 1\n")
-        (information / "entry_points.txt").write_text("[mailfront.filters]\nnoop = tests.perf.noop_filter:KIND\n")
         filters = [{"name": f"noop{number}", "kind": "noop"} for number in range(count)]
+        return self._with_plugin(f"mailfront-{count}-filters", filters)
+
+    def _with_plugin(self, name: str, filters: Sequence[Mapping[str, object]]) -> Mailfront:
+        folder = plugin.install(self.directory / "plugin")
         return Mailfront(
             self.sinks.ports,
-            name=f"mailfront-{count}-filters",
+            name=name,
             settings={"filter": filters},
             environment={"PYTHONPATH": f"{folder}:{ROOT}"},
         )
 
+    def _scanned(self, name: str, *filters: Mapping[str, object]) -> Mailfront:
+        return Mailfront(self.sinks.ports, name=name, settings={"filter": filters})
+
+    def _rspamd_filter(self) -> Mapping[str, object]:
+        if self._rspamd is None:
+            self._rspamd = Rspamd()
+            self._stack.callback(self._rspamd.kill9)
+            self._rspamd.start()
+        return {"name": "spam", "kind": "rspamd", "settings": {"url": self._rspamd.url}}
+
+    def _clamd_filter(self) -> Mapping[str, object]:
+        if self._clamd is None:
+            self._clamd = Clamd()
+            self._stack.callback(self._clamd.kill9)
+            self._clamd.start()
+        return {"name": "virus", "kind": "clamd", "settings": {"address": self._clamd.address}}
+
     def _down(self, name: str) -> list[int]:
         sinks = self._sleeping[name] = [SmtpSink(lmtp=True, options=("-m", "1000")) for _ in range(NODES_COUNT)]
         return [sink.port for sink in sinks]
+
+
+class _EveryListed(dict[str, Any]):
+    """The records of a name server whose list names every client but the good ones."""
+
+    _good = tuple(".".join(reversed(ip.split("."))) + f".{LIST_ZONE}" for ip in (GOOD_CLIENT, "127.0.0.1"))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The records of one name."""
+        return {} if name in self._good else {"A": ["127.0.0.2"]}

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.perf.accounting import cpu_s, memory_bytes
@@ -32,6 +32,8 @@ class Sample:
     count: int
     cpu_s: float | None
     extra: dict[str, float] = field(default_factory=dict)
+    series: dict[str, list[float]] = field(default_factory=dict)
+    """What is drawn over time."""
 
     @property
     def rate(self) -> float:
@@ -80,6 +82,7 @@ def messages(
 
 def generated(system: System, spec: dict[str, Any]) -> Sample:
     """One run of `tests.perf.generator` against the system."""
+    series: dict[str, list[float]] = {}
 
     def work() -> tuple[float, int, dict[str, float]]:
         with _generator(_addressed(system, spec)) as process:
@@ -87,9 +90,10 @@ def generated(system: System, spec: dict[str, Any]) -> Sample:
         if process.returncode:
             raise LoadFailed(f"{spec['kind']}: {(errors.strip().splitlines() or ['no word'])[-1][-300:]}")
         result = json.loads(output.splitlines()[-1])
+        series.update(result.pop("series", {}))
         return result.pop("seconds"), result.pop("count"), result
 
-    return measured(system, work)
+    return replace(measured(system, work), series=series)
 
 
 def held(system: System, spec: dict[str, Any]) -> Sample:

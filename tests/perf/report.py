@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -64,11 +65,13 @@ def _verdicts(result: RowResult) -> list[str]:
 
 
 def plot(report: Report, directory: Path, endings: Sequence[str] = ("svg", "png")) -> Sequence[Path]:
-    """Draw the rates and the CPU costs as bars, one figure for each, as SVG and PNG. Needs the extra `bench`."""
+    """Draw the rates and the CPU costs as bars, and good mail in a flood over time, as SVG and PNG. Needs the extra
+    `bench`."""
     directory.mkdir(parents=True, exist_ok=True)
     return [
         *_figure(report, directory, endings, "rate", "per second", lambda sample: sample.rate),
         *_figure(report, directory, endings, "cpu", "CPU milliseconds for each", lambda sample: sample.cpu_ms),
+        *_flood(report, directory, endings),
     ]
 
 
@@ -80,14 +83,7 @@ def _figure(
     label: str,
     value: Callable[[Sample], float | None],
 ) -> list[Path]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    # Text as text, and no ids made at random: the files stay small, and a new run changes what has changed.
-    matplotlib.rcParams["svg.fonttype"] = "none"
-    matplotlib.rcParams["svg.hashsalt"] = "mailfront"
-    from matplotlib import pyplot
-
+    pyplot = _pyplot()
     results = [each for each in report.results if each.rounds]
     columns = 3
     lines = -(-len(results) // columns)
@@ -103,9 +99,52 @@ def _figure(
         axis.set_title(result.row.title, fontsize=8)
         axis.set_xlabel(label, fontsize=7)
         axis.tick_params(labelsize=7)
+    return _written(figure, directory, endings, name)
+
+
+def _flood(report: Report, directory: Path, endings: Sequence[str]) -> list[Path]:
+    """The denial of service that is none: how long good mail takes while listed clients come, in the last round."""
+    found = [(result.row, sample.series) for result in report.results for sample in _last(result) if sample.series]
+    if not found:
+        return []
+    figure, axes = _pyplot().subplots(
+        2, len(found), sharex="col", sharey="row", squeeze=False, figsize=(1 + 5 * len(found), 4), height_ratios=(2, 1)
+    )
+    for (row, series), (times, counts) in zip(found, axes.T, strict=True):
+        times.plot(series["at_s"], series["worst_ms"], color="#e59866", label="the slowest of each quarter second")
+        times.plot(series["at_s"], series["median_ms"], color="#c0392b", label="median")
+        times.set_yscale("log")
+        times.set_title(row.title, fontsize=7)
+        counts.fill_between(series["at_s"], series["refused_per_s"], step="mid", color="#7f8c8d")
+        counts.set_xlabel("seconds", fontsize=7)
+        for axis in (times, counts):
+            axis.tick_params(labelsize=7)
+    axes[0][0].set_ylabel("ms for a good message", fontsize=7)
+    axes[0][0].legend(fontsize=7)
+    axes[1][0].set_ylabel("refused in a second", fontsize=7)
+    return _written(figure, directory, endings, "flood")
+
+
+def _last(result: RowResult) -> Sequence[Sample]:
+    return list(result.rounds[-1].values()) if result.rounds else ()
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    # Text as text, and no ids made at random: the files stay small, and a new run changes what has changed.
+    matplotlib.rcParams["svg.fonttype"] = "none"
+    matplotlib.rcParams["svg.hashsalt"] = "mailfront"
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _written(figure: Any, directory: Path, endings: Sequence[str], name: str) -> list[Path]:
     figure.tight_layout()
     written = [directory / f"bench-{name}.{ending}" for ending in endings]
     for path in written:
         figure.savefig(path, dpi=80)
-    pyplot.close(figure)
+    _pyplot().close(figure)
     return written

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.perf.lab import LISTED_COUNT, Lab
+from tests.perf.chain_cost import CHAIN_LENGTHS, chain_cost
+from tests.perf.flood import LISTED_COUNT
+from tests.perf.lab import Lab
 from tests.perf.load import LoadFailed, Sample, generated, held, measured, messages
 from tests.perf.systems import Postfix, System
 from tests.support.processes import wait_until
@@ -18,6 +20,8 @@ RUN = Callable[[Lab, System, int], Sample]
 Value = Callable[[Mapping[str, Sample]], float]
 """From one round's samples by system to a figure."""
 DRAIN_LIMIT_S = 120.0
+KNOWN_AFTER = 8
+"""After so many connections of each client every worker has seen nearly all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +112,36 @@ def _idle(*, secure: bool) -> RUN:
     return run
 
 
+def _refusals(system: System, count: int, *, sources: int, first: int = 0) -> Sample:
+    spec = {"kind": "refusals", "count": count, "parallel": 50, "sources": sources, "first": first}
+    return generated(system, spec)
+
+
+def _flood(lab: Lab, system: System, count: int) -> Sample:
+    """Refuse clients that each worker knows."""
+    sources = min(LISTED_COUNT, count)
+    _refusals(system, KNOWN_AFTER * sources, sources=sources)
+    return _refusals(system, count, sources=sources)
+
+
+def _mail_in_flood(*, known: bool) -> RUN:
+    def run(lab: Lab, system: System, count: int) -> Sample:
+        sources = min(LISTED_COUNT, count)
+        first = 0 if known else lab.strangers(sources)
+        if known:
+            _refusals(system, KNOWN_AFTER * sources, sources=sources)
+        spec = {"kind": "mail-in-flood", "count": count, "per_s": 1000, "sources": sources, "first": first}
+        return generated(system, spec)
+
+    return run
+
+
+def _extra_ratio(sample: Sample, figure: str, other: str) -> float:
+    return sample.extra[figure] / sample.extra[other]
+
+
 _PROXIES = ("mailfront-imap", "nginx-imap", "dovecot-imap", "haproxy-imap")
+_IN_FLOOD = ("refused_count", "before_p50_ms", "before_p99_ms", "during_p50_ms", "during_p99_ms")
 _ALL = ("mailfront", "postfix-queued", "postfix-proxy", "haproxy", "straight")
 
 ROWS: tuple[Row, ...] = (
@@ -228,15 +261,84 @@ ROWS: tuple[Row, ...] = (
         run=_source(30_000),
     ),
     Row(
+        name="chain-cost",
+        title="the chain itself, without a server: 0, 1, 3 and 5 filters that have no objection",
+        systems=tuple(f"chain-{length}" for length in CHAIN_LENGTHS),
+        count=20_000,
+        run=lambda lab, system, count: chain_cost(int(system.name.removeprefix("chain-")), count),
+        targets=(
+            Target(
+                text="30 us with 5", bound=30.0, at_least=False, value=lambda found: found["chain-5"].extra["each_us"]
+            ),
+        ),
+        shows=("each_us",),
+    ),
+    Row(
+        name="scanners",
+        title="200 KB, one at a time, through rspamd and clamd: how long a message waits",
+        systems=("mailfront", "mailfront-rspamd", "mailfront-clamd", "mailfront-both"),
+        count=100,
+        run=lambda lab, system, count: generated(system, {"kind": "one-by-one", "count": count, "size": 200_000}),
+        targets=(
+            Target(
+                text="both 1.2x the slower",
+                bound=1.2,
+                at_least=False,
+                value=lambda found: (
+                    found["mailfront-both"].extra["median_ms"]
+                    / max(found[f"mailfront-{name}"].extra["median_ms"] for name in ("rspamd", "clamd"))
+                ),
+            ),
+        ),
+        shows=("median_ms",),
+    ),
+    Row(
         name="flood",
-        title="a flood from 1,000 listed clients; how long good mail takes meanwhile",
+        title="a flood from 1,000 listed clients, each remembered",
         systems=("mailfront-dnsbl",),
         count=10_000,
-        run=lambda lab, system, count: generated(
-            system, {"kind": "flood", "count": count, "parallel": 50, "sources": LISTED_COUNT, "good": 5000}
-        ),
+        run=_flood,
         unit="connections",
-        shows=("turned_away_count", "good_count", "good_p99_s"),
+        targets=(
+            Target(
+                text="0.25 ms CPU",
+                bound=0.25,
+                at_least=False,
+                value=lambda found: found["mailfront-dnsbl"].cpu_ms or 0.0,
+            ),
+        ),
+    ),
+    Row(
+        name="flood-new",
+        title="a flood of listed clients that nobody has seen before: DNS is asked for each",
+        systems=("mailfront-dnsbl",),
+        count=5000,
+        run=lambda lab, system, count: _refusals(system, count, sources=count, first=lab.strangers(count)),
+        unit="connections",
+    ),
+    Row(
+        name="flood-mail",
+        title="good mail, 100 a second, before and during a flood of 1,000 listed connections a second",
+        systems=("mailfront-dnsbl",),
+        count=10_000,
+        run=_mail_in_flood(known=True),
+        targets=(
+            Target(
+                text="p99 of good mail 2x",
+                bound=2.0,
+                at_least=False,
+                value=lambda found: _extra_ratio(found["mailfront-dnsbl"], "during_p99_ms", "before_p99_ms"),
+            ),
+        ),
+        shows=_IN_FLOOD,
+    ),
+    Row(
+        name="flood-mail-new",
+        title="good mail, 100 a second, in a flood of 1,000 listed clients that nobody has seen before",
+        systems=("mailfront-dnsbl",),
+        count=10_000,
+        run=_mail_in_flood(known=False),
+        shows=_IN_FLOOD,
     ),
     Row(
         name="login",

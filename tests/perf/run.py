@@ -101,12 +101,12 @@ def from_json(text: str, rows: Sequence[Row]) -> Report:
     """A report that `as_json` has written. Rows that are no more are left out."""
     document = json.loads(text)
     known = {row.name: row for row in rows}
-    fields = ("seconds", "count", "cpu_s", "extra")
+    fields = ("seconds", "count", "cpu_s", "extra", "series")
     results = [
         RowResult(
             known[found["name"]],
             [
-                {name: Sample(**{key: sample[key] for key in fields}) for name, sample in each.items()}
+                {name: Sample(**{key: sample[key] for key in fields if key in sample}) for name, sample in each.items()}
                 for each in found["rounds"]
             ],
             found["failure"],

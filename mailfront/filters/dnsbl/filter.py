@@ -3,7 +3,7 @@
 import asyncio
 import ipaddress
 from collections import OrderedDict
-from typing import Any
+from typing import Any, ClassVar
 
 from mailfront.filters.contract import Answer, Connection, Filter, FilterContext, FilterFailed
 from mailfront.filters.dnsbl.settings import DnsblSettings
@@ -23,6 +23,8 @@ _NOT_ASKED = tuple(
 
 class DnsblFilter(Filter):
     """See the module."""
+
+    not_asked: ClassVar[tuple[Network, ...]] = _NOT_ASKED
 
     def __init__(self, settings: DnsblSettings, context: FilterContext) -> None:
         self._settings = settings
@@ -50,7 +52,7 @@ class DnsblFilter(Filter):
         known = self._known.get(ip)
         if known is not None and known[0] > self._clock.monotonic_s():
             return known[1]
-        if not ip or is_listed(ip, _NOT_ASKED) or is_listed(ip, self._settings.exempt):
+        if not ip or is_listed(ip, self.not_asked) or is_listed(ip, self._settings.exempt):
             return CONTINUE
         return self._ask(ip)
 
