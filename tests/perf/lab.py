@@ -1,15 +1,17 @@
-"""All systems of one run: started when a row first needs them, ended together.
+"""All systems of one run: started before the first row, or when one is first asked for; ended together.
 
 The systems idle beside each other while another is under load; an idle server costs nothing that could be seen here.
 Those with `nodes-down` or `slow-disk` in their name have nodes of their own, which listen only inside `nodes_back`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from tests.perf import plugin
 from tests.perf.chain_cost import CHAIN_LENGTHS, NoServer
@@ -33,27 +35,34 @@ from tests.support.dns_server import DnsServer
 from tests.support.ldap import Person, Slapd
 from tests.support.mailfront_server import ROOT
 from tests.support.postfix import SmtpSink, smtp_source
-from tests.support.processes import new_directory
+from tests.support.processes import ServerDidNotStart, new_directory
 from tests.support.rspamd import Rspamd
 
 WARM_COUNT = 200
 LIST_ZONE = "bl.test"
 STRANGERS_FROM = 65536
+STARTING_COUNT = 4
 LDAP_USERS_COUNT = 1000
+
+
+class _Startable(Protocol):
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+P = TypeVar("P", bound=_Startable)
 
 
 class Lab:
     """Use it as a context manager; then `system(name)` as often as wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, warm_count: int = WARM_COUNT) -> None:
+        """`warm_count`: messages that a system has seen before the first sample."""
+        self._warm_count = warm_count
         self._stack = ExitStack()
         self._systems: dict[str, System] = {}
         self._sleeping: dict[str, list[SmtpSink]] = {}
-        self._sinks: Sinks | None = None
-        self._imap_sink: ImapSinkProcess | None = None
-        self._slapd: Slapd | None = None
-        self._rspamd: Rspamd | None = None
-        self._clamd: Clamd | None = None
         self._strangers_count = 0
         self.directory = new_directory("lab")
         authority = Authority(self.directory)
@@ -77,9 +86,19 @@ class Lab:
             found.start()
             if name not in self._sleeping and not name.endswith("imap") and not isinstance(found, NoServer):
                 # What is made once, at the first messages, is no message's cost.
-                smtp_source(*found.endpoint(), messages=WARM_COUNT, recipient=f"user@{DOMAIN}", options=("-N",))
+                smtp_source(*found.endpoint(), messages=self._warm_count, recipient=f"user@{DOMAIN}", options=("-N",))
             self._systems[name] = found
         return found
+
+    def start(self, names: Iterable[str]) -> None:
+        """Start several systems, some at the same time. One that fails is left to whoever asks for it by `system`."""
+
+        def start_one(name: str) -> None:
+            with suppress(ServerDidNotStart, TimeoutError, OSError, RuntimeError, subprocess.SubprocessError):
+                self.system(name)
+
+        with ThreadPoolExecutor(STARTING_COUNT) as pool:
+            list(pool.map(start_one, names))
 
     @contextmanager
     def nodes_back(self, system: System) -> Iterator[None]:
@@ -95,36 +114,47 @@ class Lab:
         self._strangers_count += count
         return first
 
-    @property
+    # Each is made once, by whichever thread comes first.
+
+    @cached_property
     def sinks(self) -> Sinks:
         """The storage of all other systems, running."""
-        if self._sinks is None:
-            self._sinks = Sinks()
-            self._stack.callback(self._sinks.stop)
-            self._sinks.start()
-        return self._sinks
+        return self._running(Sinks())
 
-    @property
+    @cached_property
     def imap_sink(self) -> ImapSinkProcess:
         """The storage of the session rows, running."""
-        if self._imap_sink is None:
-            self._imap_sink = ImapSinkProcess()
-            self._stack.callback(self._imap_sink.stop)
-            self._imap_sink.start()
-        return self._imap_sink
+        return self._running(ImapSinkProcess())
 
-    @property
+    @cached_property
     def slapd(self) -> Slapd:
         """The directory of the systems that ask LDAP, running."""
-        if self._slapd is None:
-            people = [
-                Person(uid=mailbox(number), mail=(f"{mailbox(number)}@{DOMAIN}",)) for number in range(LDAP_USERS_COUNT)
-            ]
-            postmaster = Person(uid="postmaster", mail=(f"postmaster@{DOMAIN}",))
-            self._slapd = Slapd(people=[*people, postmaster])
-            self._stack.callback(self._slapd.stop)
-            self._slapd.start()
-        return self._slapd
+        people = [
+            Person(uid=mailbox(number), mail=(f"{mailbox(number)}@{DOMAIN}",)) for number in range(LDAP_USERS_COUNT)
+        ]
+        postmaster = Person(uid="postmaster", mail=(f"postmaster@{DOMAIN}",))
+        return self._running(Slapd(people=[*people, postmaster]))
+
+    @cached_property
+    def rspamd(self) -> Rspamd:
+        """A scanner, running."""
+        found = Rspamd()
+        self._stack.callback(found.kill9)
+        found.start()
+        return found
+
+    @cached_property
+    def clamd(self) -> Clamd:
+        """Another one, running."""
+        found = Clamd()
+        self._stack.callback(found.kill9)
+        found.start()
+        return found
+
+    def _running(self, part: P) -> P:
+        self._stack.callback(part.stop)
+        part.start()
+        return part
 
     def _makers(self) -> dict[str, Callable[[], System]]:
         return {
@@ -209,18 +239,10 @@ class Lab:
         return Mailfront(self.sinks.ports, name=name, settings={"filter": filters})
 
     def _rspamd_filter(self) -> Mapping[str, object]:
-        if self._rspamd is None:
-            self._rspamd = Rspamd()
-            self._stack.callback(self._rspamd.kill9)
-            self._rspamd.start()
-        return {"name": "spam", "kind": "rspamd", "settings": {"url": self._rspamd.url}}
+        return {"name": "spam", "kind": "rspamd", "settings": {"url": self.rspamd.url}}
 
     def _clamd_filter(self) -> Mapping[str, object]:
-        if self._clamd is None:
-            self._clamd = Clamd()
-            self._stack.callback(self._clamd.kill9)
-            self._clamd.start()
-        return {"name": "virus", "kind": "clamd", "settings": {"address": self._clamd.address}}
+        return {"name": "virus", "kind": "clamd", "settings": {"address": self.clamd.address}}
 
     def _down(self, name: str) -> list[int]:
         sinks = self._sleeping[name] = [SmtpSink(lmtp=True, options=("-m", "1000")) for _ in range(NODES_COUNT)]

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.perf.lab import Lab
+from tests.perf.lab import WARM_COUNT, Lab
 from tests.perf.load import LoadFailed, Sample
 from tests.perf.rows import Row, Target, fsyncs_per_s
 from tests.support.processes import ServerDidNotStart
@@ -121,8 +121,9 @@ def run_rows(rows: Sequence[Row], *, rounds: int, scale: float, tell: Tell) -> R
     """Measure. `scale` multiplies every row's count. `tell` is called before each sample. A row that fails is reported
     and the others go on."""
     results = [RowResult(row) for row in rows]
-    with Lab() as lab:
+    with Lab(max(20, round(WARM_COUNT * min(1.0, scale)))) as lab:
         machine = _machine(str(lab.directory))
+        lab.start(dict.fromkeys(name for row in rows for name in row.systems))
         for number in range(rounds):
             for result in results:
                 if not result.failure:
