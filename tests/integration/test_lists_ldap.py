@@ -19,10 +19,12 @@ from mailfront.mail.address import Address
 from mailfront.mail.envelope import NO_OPTIONS
 from mailfront.mail.names import NodeId
 from mailfront.mail.reply import Reply
-from tests.support.ldap import BIND_DN, BIND_PASSWORD, PEOPLE, Person, Slapd, ordinary_people
+from tests.support.doc_blocks import blocks_of
+from tests.support.ldap import BIND_DN, BIND_PASSWORD, PEOPLE, SUFFIX, Person, Slapd, ordinary_people
 
 STORE1 = NodeId("store1")
 MAP = ClusterMap(version=1, cluster="c", nodes=[Node(STORE1, 100, "")], owners=[STORE1] * BUCKETS_COUNT)
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "mailing-lists-in-ldap.md"
 OUTSIDER = Address("x", "example.org")
 
 
@@ -213,3 +215,26 @@ async def test_a_cold_start_from_the_snapshot_knows_lists_and_members(
     assert await cold.reaches("plain") == {"user0007": "boss@out.example"}
     assert await cold.refusal("posix") == "451 4.4.3"
     assert await cold.refusal("all") == "451 4.4.3"
+
+
+async def test_the_list_of_the_documentation(make: Make, server: Slapd) -> None:
+    """The entry of docs/how-to/mailing-lists-in-ldap.md as it stands there: OpenLDAP takes it, its members are found in
+    their own branch, its owner is set, and who may post is who the page says."""
+    (entry,) = [block.text for block in blocks_of(PAGE) if block.text.startswith("dn: ")]
+    head, rest = entry.split("\n", 1)
+    people = [
+        f"dn: uid={uid},{PEOPLE}\nchangetype: add\nobjectClass: inetOrgPerson\nobjectClass: mailfrontUser\n"
+        f"uid: {uid}\ncn: {uid}\nsn: {uid}\nmail: {uid}@example.edu\n"
+        for uid in ("ana", "ben", "cid")
+    ]
+    branch = f"dn: ou=groups,{SUFFIX}\nchangetype: add\nobjectClass: organizationalUnit\nou: groups\n"
+    guests = (
+        f"dn: cn=physics-guests,ou=groups,{SUFFIX}\nchangetype: add\nobjectClass: groupOfNames\n"
+        f"cn: physics-guests\nmember: uid=cid,{PEOPLE}\n"
+    )
+    server.apply_ldif("\n".join([*people, branch, guests, f"{head}\nchangetype: add\n{rest}"]))
+    case = await make(base=SUFFIX)
+    everybody = dict.fromkeys(("ana", "ben", "cid", "partner@example.org"), "physics-secretary@example.edu")
+    for sender in (Address("partner", "example.org"), Address("user0001", "example.edu")):
+        assert await case.reaches("physics-staff", sender) == everybody
+    assert await case.refusal("physics-staff", OUTSIDER) == "550 5.7.2"
