@@ -5,14 +5,17 @@ import json
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import text
 
+from mailfront.admin.queue_exchange import show_exported
 from mailfront.base.clock import SystemClock
 from mailfront.mail.body import MemoryBody
+from mailfront.queue.exports import ExportedMessage
 from mailfront.queue.queue import Queue
-from tests.support.admin_stub import invoke, write_config
+from tests.support.admin_stub import AdminStub, invoke, write_config
 from tests.support.queue_rows import (
     NOTICES,
     RETRY_S,
@@ -90,6 +93,28 @@ def test_what_is_damaged_is_named_and_the_rest_is_written(tmp_path: Path) -> Non
     with tarfile.open(target) as archive:
         names = archive.getnames()
     assert names == ["queue.json", f"{message_id(3)}.json", f"{message_id(3)}.eml", "end.json"]
+
+
+def test_a_message_that_is_delivered_meanwhile_is_left_out(tmp_path: Path) -> None:
+    """Its row was listed and its body is gone: no half message in the file, and no problem. A body that is gone while
+    its row is still there is one."""
+    row = queued_recipient(0, "ana", 3)
+    exported = ExportedMessage(message=replace(queued_message(1, 0.0), size_bytes=5), recipients=(row,))
+    answers = {
+        "queue.export": {"messages": [show_exported(exported)], "rows_count": 1, "handed_off_count": 0, "total": 1,
+                         "next": None, "damaged": []},
+        "queue.piece": None,
+    }  # fmt: skip
+    for rows, expected in (([], (0, 1, 0)), ([{"id": message_id(1)}], (1, 0, 1))):
+        folder = tmp_path / str(len(rows))
+        folder.mkdir()
+        target = folder / "queue.tar"
+        with AdminStub(folder, {**answers, "queue.list": {"rows": rows, "next": None}}) as stub:
+            result = stub.run("queue", "export", str(target), "--everything", "--json")
+        done = json.loads(result.stdout)
+        assert (result.exit_code, done["gone"], len(done["problems"])) == expected
+        with tarfile.open(target) as archive:
+            assert archive.getnames() == ["queue.json", "end.json"]
 
 
 def test_a_target_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -28,7 +28,10 @@ GROUPS: list[dict[str, object]] = [
         "owner": "boss@example.edu",
         "may_post": ["@example.org"],
     },
+    {"address": "crowd@example.edu", "members": ["fred@example.edu", *(f"m{n}@out.example" for n in range(5))]},
 ]
+MOST_MEMBERS = 6
+"""Fred and his forward are two."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def front(
     with PostfixSender(sink.host, sink.port) as smarthost:
         server = MailfrontServer(
             three_nodes[:2],
-            {"kind": "static", "file": people},
+            {"kind": "static", "file": people, "max_members": MOST_MEMBERS},
             listen=[{"role": "smtp", "address": f"127.0.0.1:{free_port()}", "tls": "off", "dsn": True}],
             settings={
                 "storage": {"secondaries": 0},
@@ -138,6 +141,15 @@ def test_a_list_sends_in_its_owners_name(post: Post) -> None:
     assert all(b"boss@example.edu" in copy and b"<x@example.org>" not in copy.split(b"\r\n\r\n")[0] for copy in outside)
     (home,) = post.at_home("fiona")
     assert b"Return-Path: <boss@example.edu>" in home
+
+
+def test_a_list_that_is_too_long_is_refused_for_now(post: Post) -> None:
+    """Whom the members forward to counts too. The setting holds at RCPT and for an administrator's redirection."""
+    assert post.send("crowd").startswith("451 4.3.5")
+    alarms = {each["name"] for each in post.front.cli_json("health")["alarms"]}
+    assert "directory.list_too_long" in alarms
+    refused = post.front.cli("queue", "redirect", "--everything", "--to", "crowd@example.edu")
+    assert (refused.returncode, "451 4.3.5" in refused.stderr) == (75, True)
 
 
 def test_success_is_told_for_a_delivery_while_the_client_waits(post: Post) -> None:

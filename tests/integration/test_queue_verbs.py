@@ -417,6 +417,9 @@ def test_a_message_that_its_client_sent_twice_is_traced_as_one(empty: MailfrontS
     shown = empty.cli("trace", ids[1])
     assert "offered 2 times" in shown.stdout
     assert f"-- {ids[0]}" in shown.stdout
+    by_address = empty.cli_json("trace", "Dan@Example.EDU")
+    assert (by_address["stories"][-1]["ids"], by_address["stories"][-1]["tries"]) == (ids, 2)
+    assert {(row["id"], row["recipient"]) for row in by_address["rows"]} == {(each, "dan@example.edu") for each in ids}
 
 
 def test_an_archive_goes_through_a_pipe(empty: MailfrontServer) -> None:

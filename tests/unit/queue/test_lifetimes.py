@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from email.message import Message
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,16 @@ from mailfront.mail.body import MemoryBody
 from mailfront.mail.envelope import NO_OPTIONS, RecipientOptions
 from mailfront.mail.names import NodeUser
 from mailfront.mail.next_hop import NEXT_HOP_BUCKET, RELAY, RESOLVE, next_hop_key
-from mailfront.mail.outcome import Blame, Deferred, Failed, Unknown
+from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, Unknown
 from mailfront.mail.reply import reply
+from mailfront.observe import log
 from mailfront.queue.lifetimes import Lifetimes
+from mailfront.queue.operations import Order, QueueOperations, Verb
 from mailfront.queue.queue import Queue
 from mailfront.queue.rows import Place, QueuedMessage, QueuedRecipient, RecipientState
+from mailfront.queue.views import QueueViews
 from mailfront.store import recipient_rows
+from mailfront.store.queue_queries import Selector
 from tests.support.queue_rows import (
     HOPS,
     NOTICES,
@@ -152,6 +157,38 @@ async def test_no_backscatter(
     clock.advance(LIFETIME_S)
     assert len(await look(queue)) == failed
     assert await rows(queue) == []
+
+
+@pytest.mark.parametrize(
+    ("sender", "proven", "client_ip", "reason"),
+    [
+        ("s@out.example", False, STRANGER, "denies"),
+        (None, None, ALLOWED, "the sender is null"),
+        ("s@out.example", None, STRANGER, ""),
+        ("s@out.example", False, ALLOWED, ""),
+    ],
+)
+@pytest.mark.parametrize("how", ["refused", "bounced", "told of success"])
+async def test_nobody_hears_of_what_he_hardly_sent_however_it_ends(
+    queue: Queue, how: str, sender: str | None, proven: bool | None, client_ip: str, reason: str
+) -> None:
+    """The node's refusal, an administrator's bounce, a success that was asked for: by one rule, and the event says why
+    nobody hears. Without `double_bounce` nobody hears for the null sender."""
+    queue.notices = replace(queue.notices, double_bounce=None)
+    await put(queue, client_ip=client_ip, sender=sender, proven=proven, notify="SUCCESS,FAILURE")
+    events: list[dict[str, Any]] = []
+    with log.listening(events.append):
+        if how == "bounced":
+            order = Order(verb=Verb.BOUNCE, selector=Selector(), uid=0)
+            await QueueOperations(queue, QueueViews(queue.store, FakeHomes(pins=HOPS))).run(order)
+        else:
+            answer = reply(250, "2.0.0", "ok") if how != "refused" else reply(550, "5.7.1", "no")
+            await queue.claim(A, limit=1, owner="me")
+            await queue.settle(message_id(1), {0: Failed(answer, A) if how == "refused" else Delivered(A, answer)})
+    assert await rows(queue) == []
+    assert len(await look(queue)) == (0 if reason else 1)
+    (told,) = [event for event in events if event["event"] == "notice"]
+    assert (reason in told["reason"], bool(told["reason"]), bool(told["notice"])) == (True, bool(reason), not reason)
 
 
 async def test_the_owner_of_a_list_hears_of_its_members_whoever_sent_it(queue: Queue, clock: ManualClock) -> None:
