@@ -209,7 +209,11 @@ class Lab:
             name="mailfront-ldap-imap",
             tls=self._certificate,
             imap_port=self.imap_sink.port,
-            settings={"login": {"failure_delay": "0s"}, "directory": {"login_cache": "0s"}},
+            # Nobody there has a host attribute: to look for one is to store where each mailbox is placed first, once.
+            settings={
+                "login": {"failure_delay": "0s"},
+                "directory": {"login_cache": "0s", "attributes": {"host": None}},
+            },
             directory=self.slapd,
         )
 

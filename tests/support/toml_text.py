@@ -23,7 +23,8 @@ def _lines(table: Mapping[str, object]) -> str:
 
 def _value(value: object) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{name} = {_value(inner)}" for name, inner in value.items()) + " }"
+        inner = [f"{name} = {_value(inner)}" for name, inner in value.items() if inner is not None]
+        return "{ " + ", ".join(inner) + " }"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ", ".join(_value(inner) for inner in value) + "]"
     if isinstance(value, bool | int | float):
