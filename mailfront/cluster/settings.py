@@ -94,20 +94,25 @@ class NodePort(Settings):
     """UNIX socket."""
     tls: Literal["off", "starttls", "implicit"] = "off"
     """How TLS begins. The certificate is checked as `[node_tls]` says."""
+    proxy: bool = False
+    """Whether every connection begins with a PROXY header, version 2, also before TLS."""
 
     @model_validator(mode="after")
     def _one_way(self) -> "NodePort":
         if (self.port is None) == (self.path is None):
             raise ValueError(_PORT_EXAMPLE)
-        if self.path is not None and self.tls != "off":
-            raise ValueError("a UNIX socket has no TLS")
+        if self.path is not None and (self.tls != "off" or self.proxy):
+            raise ValueError("a UNIX socket has no TLS and takes no PROXY header")
         return self
 
     @model_serializer
     def _as_written(self) -> Any:
         if self.path is not None:
             return f"unix:{self.path}"
-        return self.port if self.tls == "off" else {"port": self.port, "tls": self.tls}
+        more: dict[str, Any] = {"tls": self.tls} if self.tls != "off" else {}
+        if self.proxy:
+            more["proxy"] = True
+        return {"port": self.port, **more} if more else self.port
 
 
 def _short_forms(value: Any) -> Any:
@@ -138,11 +143,13 @@ class NodeSettings(Settings):
     lmtp: PortSetting = NodePort(port=24)
     """Where mail is delivered."""
     imap: PortSetting = NodePort(port=143)
-    """Where handed-off mail is fetched, and where a mailbox is searched."""
+    """Where people log in, handed-off mail is fetched, and a mailbox is searched. With `proxy = true` in its table each
+    connection begins with a PROXY header, version 2, that names the client; the node must expect it (Dovecot:
+    `haproxy = yes`)."""
     pop3: PortSetting = NodePort(port=110)
-    """POP3 of the node."""
+    """POP3 of the node. `proxy` as for `imap`."""
     sieve: PortSetting = NodePort(port=4190)
-    """ManageSieve of the node."""
+    """ManageSieve of the node. `proxy` as for `imap`."""
     lmtp_connections: int = Field(default=10, ge=1, le=1000)
     """Most LMTP connections to this node at a time from one front end; its processes share them."""
     server_name: str | None = None
@@ -160,6 +167,13 @@ class NodeSettings(Settings):
     def _host_shape(cls, value: str | None) -> str | None:
         if value and (problem := host_problem(value)):
             raise ValueError(problem)
+        return value
+
+    @field_validator("lmtp")
+    @classmethod
+    def _no_proxy_for_mail(cls, value: NodePort) -> NodePort:
+        if value.proxy:
+            raise ValueError("proxy is for imap, pop3 and sieve: a delivery has no client to name")
         return value
 
     @model_validator(mode="after")

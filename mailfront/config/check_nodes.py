@@ -22,6 +22,7 @@ from mailfront.delivery.evidence import NoEvidence
 from mailfront.delivery.transaction import Delivery, ProbeResult
 from mailfront.mail.names import NodeId
 from mailfront.net.tls import node_context
+from mailfront.protocol.proxy_header import local_header
 
 _IMAP_TIMEOUT_S = 10.0
 _UNSEEN = (
@@ -186,6 +187,8 @@ class _Client(imaplib.IMAP4):
                 raise
             return connected
         connected = socket.create_connection((self.host, self.port), timeout)
+        if self._way.proxy:
+            connected.sendall(local_header())
         if self._way.tls == "implicit":
             return self._context.wrap_socket(connected, server_hostname=self._server_name)
         return connected

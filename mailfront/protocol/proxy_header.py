@@ -1,4 +1,4 @@
-"""PROXY protocol, receiving side (sans-IO): who really connected, in the words of a load balancer.
+"""PROXY protocol (sans-IO): who really connected, in the words of a load balancer; and in ours, towards a node.
 
 HAProxy's specification, version 1 (a line of text, at most 107 bytes) and version 2 (binary). Whether a header must
 come, and from whom one is believed, is decided outside. A parser reads one header: call `receive` with what arrives
@@ -124,6 +124,27 @@ class ProxyHeaderParser:
         address = LOCAL if command == 0 else _binary_address(family_transport >> 4, family_transport & 15, payload)
         self._finish(whole)
         return address
+
+
+def local_header() -> bytes:
+    """The header of a connection that we make for ourselves."""
+    return _V2_HEAD.pack(_V2_SIGNATURE, 0x20, 0, 0)
+
+
+def client_header(ip: str, port: int, destination_ip: str, destination_port: int) -> bytes:
+    """The header, version 2, of a connection made for a client: its address, and the one of ours that it came to. An
+    IPv4 address beside one of IPv6 is written as IPv6. Raises ValueError for what is no address."""
+    source, destination = ipaddress.ip_address(ip), ipaddress.ip_address(destination_ip)
+    if source.version == destination.version == 4:
+        family, packed = 0x1, (source.packed, destination.packed)
+    else:
+        family, packed = 0x2, (_as_ipv6(source), _as_ipv6(destination))
+    payload = _V2_ADDRESSES[family].pack(*packed, port, destination_port)
+    return _V2_HEAD.pack(_V2_SIGNATURE, 0x21, family << 4 | _V2_STREAM, len(payload)) + payload
+
+
+def _as_ipv6(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
 
 
 def _binary_address(family: int, transport: int, payload: bytes) -> ProxiedAddress | Local:

@@ -231,7 +231,12 @@ class Logins:
             core = dialect.node(credentials, client, endpoint.tls == "starttls")
             try:
                 wire, answer = await log_in_at(
-                    endpoint, core, self._hosts, self._context, timeout_s=self._settings.node_timeout
+                    endpoint,
+                    core,
+                    self._hosts,
+                    self._context,
+                    client=client,
+                    timeout_s=self._settings.node_timeout,
                 )
             except NodeTrouble as trouble:
                 trail.position, trail.reason = _AT_NODE[trouble.position], str(trouble)

@@ -28,7 +28,7 @@ async def glance_at(
 ) -> frozenset[str]:
     """What the node can do. Raises NodeTrouble if it does not serve. Cancellation closes the connection."""
     core = _LeavesBeforeLogin(dialect.node(_NOBODY, _NOT_A_CLIENT, endpoint.tls == "starttls"))
-    wire, answer = await log_in_at(endpoint, core, HostAddresses(), context, timeout_s=timeout_s)
+    wire, answer = await log_in_at(endpoint, core, HostAddresses(), context, client=_NOT_A_CLIENT, timeout_s=timeout_s)
     assert wire.transport is not None
     wire.transport.close()
     if answer is not _SEEN:

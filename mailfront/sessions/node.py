@@ -3,8 +3,9 @@
 `log_in_at` opens it and returns the transport together with what the node said. Whatever else happens is `NodeTrouble`,
 which says where it ended; then nothing stays open. Cancellation closes the connection.
 
-With TLS nothing is sent before the node's certificate was checked; a byte that comes between the answer to STARTTLS and
-the handshake ends it. A node that dies without a word is noticed by TCP keep-alive in about a minute.
+With TLS nothing but a PROXY header is sent before the node's certificate was checked; a byte that comes between the
+answer to STARTTLS and the handshake ends it. A node that dies without a word is noticed by TCP keep-alive in about a
+minute.
 """
 
 import asyncio
@@ -18,7 +19,16 @@ from mailfront.base.errors import RemoteProtocolError, Unavailable
 from mailfront.base.printable import printable
 from mailfront.cluster.settings import NodePort, NodeSettings
 from mailfront.net.host_addresses import HostAddresses
-from mailfront.protocol.login_dialogue import LoggedIn, NodeLogin, Rejected, StartTls, ToNode, TryLater
+from mailfront.protocol.login_dialogue import (
+    ClientIdentity,
+    LoggedIn,
+    NodeLogin,
+    Rejected,
+    StartTls,
+    ToNode,
+    TryLater,
+)
+from mailfront.protocol.proxy_header import client_header, local_header
 
 CONNECT_WITHIN_S = 5.0
 KEEPALIVE_IDLE_S = 60
@@ -41,13 +51,15 @@ class NodeTrouble(Unavailable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeEndpoint:
-    """Where a node speaks one protocol. `path` is a UNIX socket, or ''. `server_name` must be in its certificate."""
+    """Where a node speaks one protocol. `path` is a UNIX socket, or ''. `server_name` must be in its certificate.
+    `proxy`: it wants a PROXY header first."""
 
     host: str
     port: int
     path: str
     tls: Literal["off", "starttls", "implicit"]
     server_name: str
+    proxy: bool = False
 
     @classmethod
     def of(cls, node: NodeSettings, way: NodePort) -> "NodeEndpoint":
@@ -58,6 +70,7 @@ class NodeEndpoint:
             path=way.path or "",
             tls=way.tls,
             server_name=node.server_name or node.host,
+            proxy=way.proxy,
         )
 
 
@@ -144,34 +157,53 @@ class NodeWire(asyncio.Protocol):
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str, timeout_s: float) -> None:
         """Shake hands, then go on with the dialogue. Raises NodeTrouble."""
-        assert self.transport is not None
-        # A node may speak inside TLS before we have seen the end of the handshake.
-        self._early = []
         try:
-            transport = await asyncio.get_running_loop().start_tls(
-                self.transport, self, context, server_hostname=server_name, ssl_handshake_timeout=timeout_s
-            )
-            if transport is None:  # the connection ended meanwhile; the type says that it can
-                raise ConnectionResetError("the connection ended before TLS had started")
-            self.transport = transport
+            early = await self._shake_hands(context, server_name, timeout_s)
             self.wants_tls = False
             self._core.tls_started()
-            early, self._early = self._early, None
         except (OSError, TimeoutError, RemoteProtocolError) as error:
             raise NodeTrouble("tls", _reason(error)) from error
-        self._core.receive(b"".join(early))
+        self._core.receive(early)
         self.serve()
+
+    async def begin(self, header: bytes, context: ssl.SSLContext | None, server_name: str, timeout_s: float) -> None:
+        """Send a PROXY header on the fresh connection; then shake hands, if there is a context. Raises OSError."""
+        assert self.transport is not None
+        self.transport.write(header)
+        if context is not None:
+            self._core.receive(await self._shake_hands(context, server_name, timeout_s))
+            self.serve()
+
+    async def _shake_hands(self, context: ssl.SSLContext, server_name: str, timeout_s: float) -> bytes:
+        """Returns what the node has said inside TLS before we had seen the end of the handshake."""
+        assert self.transport is not None
+        early: list[bytes] = []
+        self._early = early
+        transport = await asyncio.get_running_loop().start_tls(
+            self.transport, self, context, server_hostname=server_name, ssl_handshake_timeout=timeout_s
+        )
+        if transport is None:  # the connection ended meanwhile; the type says that it can
+            raise ConnectionResetError("the connection ended before TLS had started")
+        self.transport = transport
+        self._early = None
+        return b"".join(early)
 
 
 async def log_in_at(
-    endpoint: NodeEndpoint, core: NodeLogin, hosts: HostAddresses, context: ssl.SSLContext, *, timeout_s: float
+    endpoint: NodeEndpoint,
+    core: NodeLogin,
+    hosts: HostAddresses,
+    context: ssl.SSLContext,
+    *,
+    client: ClientIdentity,
+    timeout_s: float,
 ) -> tuple[NodeWire, Answer]:
-    """Connect and log in. Raises NodeTrouble."""
+    """Connect and log in, for `client`. Raises NodeTrouble."""
     wire = NodeWire(core)
     limit = asyncio.timeout(timeout_s)
     try:
         async with limit:
-            await _connect(wire, endpoint, hosts, context)
+            await _connect(wire, endpoint, hosts, context, client)
             await wire.until_answered()
             if wire.wants_tls:
                 await wire.start_tls(context, endpoint.server_name, timeout_s)
@@ -188,7 +220,9 @@ async def log_in_at(
         raise
 
 
-async def _connect(wire: NodeWire, endpoint: NodeEndpoint, hosts: HostAddresses, context: ssl.SSLContext) -> None:
+async def _connect(
+    wire: NodeWire, endpoint: NodeEndpoint, hosts: HostAddresses, context: ssl.SSLContext, client: ClientIdentity
+) -> None:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(CONNECT_WITHIN_S):
@@ -196,7 +230,7 @@ async def _connect(wire: NodeWire, endpoint: NodeEndpoint, hosts: HostAddresses,
                 await loop.create_unix_connection(lambda: wire, endpoint.path)
                 return
             tls: dict[str, Any] = {}
-            if endpoint.tls == "implicit":
+            if endpoint.tls == "implicit" and not endpoint.proxy:
                 tls = {"ssl": context, "server_hostname": endpoint.server_name}
             addresses = await hosts.of(endpoint.host)
             for number, address in enumerate(addresses, 1):
@@ -208,6 +242,9 @@ async def _connect(wire: NodeWire, endpoint: NodeEndpoint, hosts: HostAddresses,
                 except OSError:
                     if number == len(addresses):
                         raise
+            if endpoint.proxy:
+                implicit = context if endpoint.tls == "implicit" else None
+                await wire.begin(_header(client), implicit, endpoint.server_name, CONNECT_WITHIN_S)
     except ssl.SSLError as error:
         raise NodeTrouble("tls", _reason(error)) from error
     except TimeoutError as error:
@@ -216,6 +253,13 @@ async def _connect(wire: NodeWire, endpoint: NodeEndpoint, hosts: HostAddresses,
         raise NodeTrouble("connect", _reason(error), is_ours=error.errno in _OUR_SHORTAGES) from error
     assert wire.transport is not None
     watch_for_silence(wire.transport)
+
+
+def _header(client: ClientIdentity) -> bytes:
+    """The PROXY header; ours where the client has no address, as on a UNIX socket."""
+    if not (client.ip and client.local_ip):
+        return local_header()
+    return client_header(client.ip, client.port, client.local_ip, client.local_port)
 
 
 def watch_for_silence(transport: asyncio.Transport) -> None:

@@ -12,19 +12,22 @@ from typing import Literal, cast
 
 from mailfront.base.errors import RemoteProtocolError
 from mailfront.cluster.settings import NodeSettings
+from mailfront.protocol.proxy_header import local_header
 
 HIGH_WATER_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImapEndpoint:
-    """A node's IMAP service. `path` is a UNIX socket, or ''. `server_name` must be in the certificate; '': `host`."""
+    """A node's IMAP service. `path` is a UNIX socket, or ''. `server_name` must be in the certificate; '': `host`.
+    `proxy`: it wants a PROXY header first."""
 
     host: str = ""
     port: int = 143
     path: str = ""
     tls: Literal["off", "starttls", "implicit"] = "off"
     server_name: str = ""
+    proxy: bool = False
 
     @classmethod
     def of(cls, node: NodeSettings) -> "ImapEndpoint":
@@ -35,6 +38,7 @@ class ImapEndpoint:
             path=node.imap.path or "",
             tls=node.imap.tls,
             server_name=node.server_name or "",
+            proxy=node.imap.proxy,
         )
 
 
@@ -59,6 +63,12 @@ class ImapWire(asyncio.Protocol):
             _, wire = await loop.create_unix_connection(cls, endpoint.path)
             return wire
         tls = context if endpoint.tls == "implicit" else None
+        if endpoint.proxy:
+            _, wire = await loop.create_connection(cls, endpoint.host, endpoint.port)
+            wire.write(local_header())
+            if tls is not None:
+                await wire.start_tls(endpoint, tls)
+            return wire
         name = (endpoint.server_name or endpoint.host) if tls is not None else None
         _, wire = await loop.create_connection(cls, endpoint.host, endpoint.port, ssl=tls, server_hostname=name)
         return wire

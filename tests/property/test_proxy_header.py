@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailfront.base.errors import RemoteProtocolError
-from mailfront.protocol.proxy_header import NEED_MORE, Local, ProxiedAddress, ProxyHeaderParser
+from mailfront.protocol.proxy_header import (
+    LOCAL,
+    NEED_MORE,
+    Local,
+    ProxiedAddress,
+    ProxyHeaderParser,
+    client_header,
+    local_header,
+)
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 PORTS = st.integers(0, 65535)
@@ -51,6 +59,16 @@ def test_any_pieces_give_the_same(header: tuple[bytes, ProxiedAddress], rest: by
     for cut in range(len(data) + 1):
         assert feed([data[:cut], data[cut:]]) == (expected, rest)
     assert feed([data[index : index + 1] for index in range(len(data))]) == (expected, rest)
+
+
+@given(st.ip_addresses(), PORTS, st.ip_addresses(), PORTS, st.binary(max_size=50))
+def test_what_we_write_is_what_we_read(
+    source: ipaddress.IPv4Address, port: int, destination: ipaddress.IPv6Address, our_port: int, rest: bytes
+) -> None:
+    """Whatever the two addresses are, also of different versions."""
+    header = client_header(str(source), port, str(destination), our_port)
+    assert feed([header + rest]) == (ProxiedAddress(plain(source), port, plain(destination), our_port), rest)
+    assert feed([local_header() + rest]) == (LOCAL, rest)
 
 
 @given(st.one_of(st.binary(max_size=200), st.binary(max_size=120).map(lambda tail: SIGNATURE + tail),

@@ -118,3 +118,16 @@ def test_problems_between_nodes() -> None:
     assert "no [[node]]" in node_problems([])[0]
     assert "at most 64" in node_problems([node(id=f"n{number}") for number in range(65)])[0]
     assert "used 2 times" in node_problems([node(), node(id="STORE1")])[0]
+
+
+def test_a_port_may_want_a_proxy_header() -> None:
+    """Shown as it was written; not for mail, and not for a UNIX socket."""
+    node = NodeSettings.model_validate(
+        {"id": "store1", "host": "10.0.0.1", "imap": {"port": 143, "proxy": True, "tls": "starttls"}, "pop3": 110}
+    )
+    assert node.imap.proxy
+    assert not node.pop3.proxy
+    assert node.model_dump()["imap"] == {"port": 143, "tls": "starttls", "proxy": True}
+    for wrong in ({"lmtp": {"port": 24, "proxy": True}}, {"imap": {"path": "/run/imap", "proxy": True}}):
+        with pytest.raises(ValidationError, match=r"proxy|PROXY"):
+            NodeSettings.model_validate({"id": "store1", "host": "10.0.0.1", **wrong})
