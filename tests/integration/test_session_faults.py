@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import time
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from tests.support.certificates import Authority, CertificateFiles
 from tests.support.dovecot import DovecotNode, start_together
 from tests.support.processes import wait_until
 from tests.support.session_client import BYE, IN_CLEAR, LATER, LIMIT_S, OK, WRONG, Clients
-from tests.support.session_cluster import ROLES, SessionCluster, address, listener
+from tests.support.session_cluster import PASSWORD, ROLES, SessionCluster, address, listener
 
 LARGE_BYTES = 60_000_000
 
@@ -287,6 +288,38 @@ def test_guessing_is_slowed_down_across_workers(
         assert client.login(f"nobody{number}").startswith(WRONG[role])
     assert wait_until(lambda: slowed_count(cluster) - before, LIMIT_S, "a slowed login") >= 1
     clients.log_in(role, user)
+
+
+def test_guessing_at_one_account_slows_that_account(
+    cluster: SessionCluster, clients: Clients, authority: Authority
+) -> None:
+    """Each guess comes from another address, in another protocol, at whichever worker: its owner waits too, gets in,
+    and waits no more; others never wait."""
+    victim, other = cluster.at("store1"), cluster.at("store2")
+
+    def workers() -> set[str]:
+        return {each["process"] for each in cluster.server.events("login_failed") if each.get("login") == victim}
+
+    def try_login(role: str, source: str, user: str, password: str) -> str:
+        client = clients.connect(role, 1, source=source)
+        client.starttls(authority.client_context())
+        return client.login(user, password)
+
+    number = 0
+    while number < 9 or len(workers()) < 2:
+        role = ROLES[number % 3]
+        assert try_login(role, f"203.0.113.{20 + number}", victim, "guess").startswith(WRONG[role])
+        number += 1
+        assert number < 40, "one worker took them all"
+    before = slowed_count(cluster)
+    assert try_login("imap", "198.51.100.1", other, PASSWORD).startswith(OK["imap"])
+    begun_s = time.monotonic()
+    assert try_login("imap", "198.51.100.2", victim, PASSWORD).startswith(OK["imap"])
+    assert time.monotonic() - begun_s > 1.0
+    wait_until(lambda: slowed_count(cluster) == before + 1, LIMIT_S, "the owner's wait, and no other")
+    assert try_login("pop3", "198.51.100.3", victim, PASSWORD).startswith(OK["pop3"])
+    clients.log_in("imap", other)
+    assert slowed_count(cluster) == before + 1
 
 
 def slowed_count(cluster: SessionCluster) -> float:
