@@ -38,6 +38,7 @@ from mailfront.mail.verdict import (
     AddHeader,
     AddRecipient,
     ChangeHeader,
+    ChangeSender,
     DeleteHeader,
     DeleteRecipient,
     Edit,
@@ -330,6 +331,10 @@ def describe(edit: Edit) -> str:
             return f"delete {name}" + (f" ({occurrence})" if occurrence is not None else "")
         case AddRecipient(address):
             return f"add recipient {address}"
+        case ChangeSender(None):
+            return "change sender to <>"
+        case ChangeSender(sender):
+            return f"change sender to {sender}"
         case DeleteRecipient(address):
             return f"delete recipient {address}"
         case ReplaceBody(data):

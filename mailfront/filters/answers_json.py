@@ -3,7 +3,10 @@
     {"action": "reject", "code": 550, "enhanced": "5.7.1", "text": "no", "reason": "why", "score": 7.5,
      "edits": [["add_header", "X-A", "b"], ["insert_header", 0, "X-B", "c"], ["change_header", "Subject", 1, "new"],
                ["delete_header", "X-C"], ["delete_header", "X-D", 2], ["add_recipient", "a@example.edu"],
-               ["delete_recipient", "b@example.edu"], ["replace_body", "text with CRLF line ends"]]}
+               ["delete_recipient", "b@example.edu"], ["change_sender", "c@example.edu"],
+               ["replace_body", "text with CRLF line ends"]]}
+
+A sender of "" is the null reverse-path.
 
 Every member may be absent; nothing at all is `continue`. Unknown members and edits are errors, not ignored.
 """
@@ -20,6 +23,7 @@ from mailfront.mail.verdict import (
     AddHeader,
     AddRecipient,
     ChangeHeader,
+    ChangeSender,
     DeleteHeader,
     DeleteRecipient,
     Edit,
@@ -68,6 +72,8 @@ def _edit(what: str, *values: Any) -> Edit:
             return AddRecipient(_address(address))
         case ["delete_recipient", str(address)]:
             return DeleteRecipient(_address(address))
+        case ["change_sender", str(address)]:
+            return ChangeSender(_address(address) if address else None)
         case ["replace_body", str(text)]:
             return ReplaceBody(text.encode())
     raise ValueError(f"the edit {what!r} with {len(values)} values is unknown")

@@ -25,6 +25,7 @@ from mailfront.mail.verdict import (
     AddHeader,
     AddRecipient,
     ChangeHeader,
+    ChangeSender,
     DeleteHeader,
     DeleteRecipient,
     Edit,
@@ -91,6 +92,8 @@ def _edit(edit: Edit) -> Edit:
             return DeleteHeader(_name(edit.name), occurrence)
         case AddRecipient() | DeleteRecipient():
             return type(edit)(_address(edit.address))
+        case ChangeSender():
+            return edit if edit.address is None else ChangeSender(_address(edit.address))
         case ReplaceBody():
             if not isinstance(edit.data, bytes) or _BARE.search(edit.data):
                 raise FilterFailed("its new body is not bytes with CRLF line ends")

@@ -16,6 +16,7 @@ from mailfront.mail.verdict import (
     AddHeader,
     AddRecipient,
     ChangeHeader,
+    ChangeSender,
     DeleteHeader,
     DeleteRecipient,
     Edit,
@@ -27,11 +28,13 @@ from mailfront.mail.verdict import (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edited:
     """A message with all edits made. `top`: fields that belong above our own trace lines. `header` and `rest` are the
-    message: its header with the last line end, and everything behind it."""
+    message: its header with the last line end, and everything behind it. `sender`: its new reverse-path, None: as it
+    was."""
 
     top: bytes
     header: bytes
     rest: BodyRef
+    sender: ChangeSender | None = None
 
     @property
     def body(self) -> BodyRef:
@@ -50,7 +53,7 @@ def deleted_recipients(edits: Iterable[Edit]) -> frozenset[str]:
 
 
 def content_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
-    """The edits that make another message of it, and not only other recipients."""
+    """The edits that make another message of it, or another sender, and not only other recipients."""
     return tuple(edit for edit in edits if not isinstance(edit, AddRecipient | DeleteRecipient))
 
 
@@ -58,6 +61,7 @@ def apply(edits: Iterable[Edit], headers: Headers, body: BodyRef) -> Edited:
     """Make the edits. `headers` is the header of `body`. Edits of recipients are passed over here."""
     pieces = _Pieces(headers)
     text: bytes | None = None
+    sender: ChangeSender | None = None
     for edit in edits:
         match edit:
             case AddHeader():
@@ -70,6 +74,8 @@ def apply(edits: Iterable[Edit], headers: Headers, body: BodyRef) -> Edited:
                 pieces.delete(edit.name, edit.occurrence)
             case ReplaceBody():
                 text = edit.data
+            case ChangeSender():
+                sender = edit
             case AddRecipient() | DeleteRecipient():
                 pass
             case _:
@@ -80,7 +86,7 @@ def apply(edits: Iterable[Edit], headers: Headers, body: BodyRef) -> Edited:
         rest = MemoryBody(b"\r\n" + text)
     elif not rest.size_bytes and header != headers.raw:
         rest = MemoryBody(b"\r\n")
-    return Edited(top=b"".join(pieces.above), header=header, rest=rest)
+    return Edited(top=b"".join(pieces.above), header=header, rest=rest, sender=sender)
 
 
 class _Pieces:

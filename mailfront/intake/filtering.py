@@ -147,6 +147,13 @@ def _is_read_whole(headers: Headers) -> bool:
     return headers.raw.count(b"\n") <= MOST_FIELDS or len(headers.fields) <= MOST_FIELDS
 
 
+def sent_on(envelope: Envelope, edited: Edited | None) -> Envelope:
+    """The envelope of a version of the message. What was proven of one sender says nothing about another."""
+    if edited is None or edited.sender is None or edited.sender.address == envelope.reverse_path:
+        return envelope
+    return replace(envelope, reverse_path=edited.sender.address, sender_proven=None)
+
+
 def sender_proven(findings: Sequence[Finding]) -> bool | None:
     """What the filters together say about the reverse-path: a denial counts more than a proof. See `Verdict`."""
     words = {each.verdict.sender_proven for each in findings if not each.shadow}

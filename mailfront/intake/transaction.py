@@ -20,7 +20,7 @@ from mailfront.delivery.transaction import LmtpAttempt
 from mailfront.filters.contract import Finding, Mail, Recipient
 from mailfront.intake.ahead import CommittedAhead, is_tried_now, needs_queue
 from mailfront.intake.fanout import Fanout, FanoutResult
-from mailfront.intake.filtering import Screened, Screening, bound_to, mailbox_fates, sender_proven
+from mailfront.intake.filtering import Screened, Screening, bound_to, mailbox_fates, sender_proven, sent_on
 from mailfront.intake.fold import Decision, fold
 from mailfront.intake.full_mailboxes import FullMailboxes
 from mailfront.intake.kept import Keeping
@@ -213,6 +213,7 @@ class Transaction:
             if screened.refusal is not None:
                 return self._refuse(envelope, body, screened.refusal, per_recipient=per_recipient)
             envelope = replace(envelope, sender_proven=sender_proven(screened.findings))
+        onward = sent_on(envelope, screened.edited)
         outgoing = traced(body, header, self._trace_lines(envelope), screened.edited)
         homes = {leaf.placement.home for leaf in self._leaves if isinstance(leaf, Target)}
         if (len(homes) > 1 or self._needs_queue) and not intake.queue.gate_is_open(outgoing.size_bytes):
@@ -224,7 +225,7 @@ class Transaction:
         ahead: CommittedAhead | None = None
         if self._needs_queue:
             ahead = CommittedAhead(intake.keeping, intake.queue, self._accepted, self._leaves, self._recipients, fates)
-            nothing = await ahead.commit(envelope, outgoing, header, known, per_recipient=per_recipient)
+            nothing = await ahead.commit(onward, outgoing, header, known, per_recipient=per_recipient)
             if nothing is not None:
                 if screened.variants:  # they are queued already
                     self._remember(fates, body)
@@ -237,9 +238,7 @@ class Transaction:
         ]
         result = FanoutResult(outcomes=[WAITS] * len(self._leaves))
         if wanted:
-            result = await intake.fanout.run(
-                envelope, outgoing, self._leaves, wanted, deadline_s, hand_off=ahead is None
-            )
+            result = await intake.fanout.run(onward, outgoing, self._leaves, wanted, deadline_s, hand_off=ahead is None)
         stages.delivered_s = intake.clock.monotonic_s()
         outcomes: list[Fate] = [
             fates.get(index) or known.get(index) or outcome for index, outcome in enumerate(result.outcomes)
@@ -248,7 +247,7 @@ class Transaction:
             intake.full.learn(zip((leaf.mailbox_key for leaf in self._leaves), outcomes, strict=True))
         if ahead is None:
             decision = fold(self.id, self._recipients, outcomes, per_recipient=per_recipient, asked_count=asked_count)
-            replies = await self._keep(envelope, body, outgoing, outcomes, result, decision)
+            replies = await self._keep(onward, body, outgoing, outcomes, result, decision)
         else:
             replies = await ahead.finish(
                 self.id, outcomes, result, per_recipient=per_recipient, asked_count=asked_count

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from mailfront.base.ids import MessageId
 from mailfront.filters.edits import Edited
-from mailfront.intake.filtering import Variant, leaves_of
+from mailfront.intake.filtering import Variant, leaves_of, sent_on
 from mailfront.intake.kept import Keeping
 from mailfront.intake.leaves import Expanded, Leaf, Target
 from mailfront.intake.recipients import Recipients
@@ -72,7 +72,7 @@ async def queue_versions(
         indexes = [index for index in leaves_of(variant, recipients) if index not in known]
         if not indexes:
             continue
-        part = replace(envelope, id=new_id())
+        part = replace(sent_on(envelope, variant.edited), id=new_id())
         retained = {place: fates[index] for place, index in enumerate(indexes) if index in fates}
         own = [leaves[index] for index in indexes]
         await keeping.commit_ahead(

@@ -78,13 +78,22 @@ class DeleteRecipient:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeSender:
+    """Send the message on under another reverse-path; None is the null one. What happens to it is told there."""
+
+    address: Address | None
+
+
+@dataclass(frozen=True, slots=True)
 class ReplaceBody:
     """Put other bytes behind the header. Line ends are CRLF."""
 
     data: bytes
 
 
-Edit = AddHeader | InsertHeader | ChangeHeader | DeleteHeader | AddRecipient | DeleteRecipient | ReplaceBody
+Edit = (
+    AddHeader | InsertHeader | ChangeHeader | DeleteHeader | AddRecipient | DeleteRecipient | ChangeSender | ReplaceBody
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

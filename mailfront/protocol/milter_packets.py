@@ -83,8 +83,7 @@ class Step(IntFlag):
     LEADING_SPACE = 0x100000
 
 
-ALL_ACTIONS = Action(0x1FF) & ~Action.CHANGE_FROM
-"""What is offered: a verdict cannot change the reverse-path."""
+ALL_ACTIONS = Action(0x1FF)
 ALL_STEPS = Step(0x1FFFFF) & ~Step.REJECTED_RECIPIENTS
 
 
@@ -159,13 +158,20 @@ class DeleteRecipient:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeFrom:
+    """Give the message this reverse-path; '' is the null one. ESMTP parameters behind it are dropped."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Quarantine:
     """Keep the message aside."""
 
     reason: str
 
 
-Edit = AddHeader | ChangeHeader | ReplaceBody | AddRecipient | DeleteRecipient | Quarantine
+Edit = AddHeader | ChangeHeader | ReplaceBody | AddRecipient | DeleteRecipient | ChangeFrom | Quarantine
 Answer = Negotiated | Decision | ReplyWith | Edit
 
 ACTION_OF_EDIT: dict[type[Edit], Action] = {
@@ -174,6 +180,7 @@ ACTION_OF_EDIT: dict[type[Edit], Action] = {
     ReplaceBody: Action.CHANGE_BODY,
     AddRecipient: Action.ADD_RECIPIENTS | Action.ADD_RECIPIENTS_WITH_PARAMETERS,
     DeleteRecipient: Action.DELETE_RECIPIENTS,
+    ChangeFrom: Action.CHANGE_FROM,
     Quarantine: Action.QUARANTINE,
 }
 
@@ -325,6 +332,10 @@ def _add_recipient(content: bytes) -> AddRecipient:
     return AddRecipient(_path(content))
 
 
+def _change_from(content: bytes) -> ChangeFrom:
+    return ChangeFrom(_path(content))
+
+
 def _quarantine(content: bytes) -> Quarantine:
     return Quarantine(printable(content.rstrip(b"\0"), 200))
 
@@ -338,5 +349,6 @@ _DECODERS: dict[bytes, Callable[[bytes], Answer]] = {
     b"+": _add_recipient,
     b"2": _add_recipient,
     b"-": _delete_recipient,
+    b"e": _change_from,
     b"q": _quarantine,
 }

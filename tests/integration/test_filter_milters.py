@@ -83,6 +83,24 @@ def test_edits_arrive_with_the_message(server: MailfrontServer, three_nodes: Seq
     assert mail.endswith(b"\n\nnew\nbody\n")
 
 
+@pytest.mark.parametrize(("wish", "path"), [("sender", "bounces@example.edu"), ("null sender", "")])
+def test_a_changed_sender_is_the_one_that_the_node_hears(
+    server: MailfrontServer, three_nodes: Sequence[DovecotNode], wish: str, path: str
+) -> None:
+    """MAIL FROM at the node is the milter's."""
+    token = wish.replace(" ", "-")
+    assert say("192.0.2.10", server.smtp, message(wish, token=token), "user5@example.edu")[0] == 250
+    assert f"Return-Path: <{path}>\n".encode() in arrived(three_nodes, "milters5", token)
+
+
+def test_recipients_are_added_and_removed(server: MailfrontServer, three_nodes: Sequence[DovecotNode]) -> None:
+    """Who is added gets the message, who is removed does not."""
+    mail = message("redirect", token="others")
+    assert say("192.0.2.10", server.smtp, mail, "user6@example.edu")[0] == 250
+    arrived(three_nodes, "milters7", "others")
+    assert not [each for node in three_nodes for each in node.messages("milters6") if b"X-Token: others" in each]
+
+
 def test_refusals_reach_the_client_in_the_milters_words(server: MailfrontServer) -> None:
     """5xx and 4xx replies of a milter are what the client hears, and nothing is delivered."""
     refused = say("192.0.2.10", server.smtp, message("reject at once", token="no"), "user1@example.edu")

@@ -67,6 +67,13 @@ class Editing(Milter.Base):
             elif wish == "recipients":
                 self.addrcpt("<added@example.test>")
                 self.delrcpt("<ana@example.test>")
+            elif wish == "redirect":
+                self.addrcpt("<user7@example.edu>")
+                self.delrcpt("<user6@example.edu>")
+            elif wish == "sender":
+                self.chgfrom("<bounces@example.edu>", "SIZE=1")
+            elif wish == "null sender":
+                self.chgfrom("<>")
             elif wish == "quarantine":
                 self.quarantine("looks odd")
             elif wish == "wait":
@@ -82,7 +89,10 @@ class Editing(Milter.Base):
 
 
 Milter.factory = Editing
-Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGBODY | Milter.ADDRCPT | Milter.DELRCPT | Milter.QUARANTINE)
+Milter.set_flags(
+    Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGBODY | Milter.ADDRCPT | Milter.DELRCPT | Milter.QUARANTINE
+    | Milter.CHGFROM
+)
 Milter.runmilter("editing", sys.argv[1], 30)
 '''
 

@@ -12,7 +12,7 @@ end of message. What it means for the verdict:
 | quarantine | quarantine, with its edits |
 | a refusal of one recipient | the same for the whole message: the others were accepted in the same transaction |
 
-Not offered, because a verdict has no such edit: changing the reverse-path. Recipients that were refused are not shown.
+Recipients that were refused are not shown. ESMTP parameters of recipients and senders that a milter sets are dropped.
 A connection is used again for another client only with version 6, and only if the milter ended the message with
 "continue"; otherwise each message opens one. A kept connection that turns out to be closed is replaced once, and that
 is no fault of the milter's.

@@ -176,6 +176,8 @@ class _Conversation:
                 self._edits.append(mail.AddRecipient(_address(path)))
             case packets.DeleteRecipient(path):
                 self._edits.append(mail.DeleteRecipient(_address(path)))
+            case packets.ChangeFrom(path):
+                self._edits.append(mail.ChangeSender(_address(path) if path else None))
             case packets.ReplaceBody(piece):
                 self._body_bytes += len(piece)
                 if self._body_bytes > MOST_BODY_BYTES:

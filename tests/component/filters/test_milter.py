@@ -17,6 +17,7 @@ from mailfront.mail.verdict import (
     AddHeader,
     AddRecipient,
     ChangeHeader,
+    ChangeSender,
     DeleteHeader,
     DeleteRecipient,
     InsertHeader,
@@ -96,6 +97,12 @@ async def test_recipients_are_added_and_removed(milter: MilterFilter) -> None:
     edits = (await milter.data(message(wish("recipients")))).edits
     assert AddRecipient(address("added@example.test")) in edits
     assert DeleteRecipient(address("ana@example.test")) in edits
+
+
+async def test_the_sender_is_changed(milter: MilterFilter) -> None:
+    """To another address, whatever parameters stand behind it, or to the null reverse-path."""
+    assert ChangeSender(address("bounces@example.edu")) in (await milter.data(message(wish("sender")))).edits
+    assert ChangeSender(None) in (await milter.data(message(wish("null sender")))).edits
 
 
 async def test_quarantine_keeps_its_reason(milter: MilterFilter) -> None:

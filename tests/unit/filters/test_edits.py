@@ -4,8 +4,9 @@ import pytest
 
 from mailfront.filters.edits import apply
 from mailfront.filters.headers import MOST_FIELDS, Headers
+from mailfront.mail.address import Address
 from mailfront.mail.body import MemoryBody, RestOfBody
-from mailfront.mail.verdict import AddHeader, ChangeHeader, DeleteHeader, Edit, InsertHeader, ReplaceBody
+from mailfront.mail.verdict import AddHeader, ChangeHeader, ChangeSender, DeleteHeader, Edit, InsertHeader, ReplaceBody
 
 HEADER = b"Received: one\r\n\tby two\r\nX-A: 1\r\nSubject: old\r\nx-a: 2\r\nbad line\r\nX-A: 3\r\n"
 WITHOUT_A = b"Received: one\r\n\tby two\r\nSubject: old\r\nbad line\r\n"
@@ -45,6 +46,14 @@ def test_header_edits_refer_to_what_arrived(edits: tuple[Edit, ...], wanted: byt
 def test_a_new_text_stands_behind_the_old_header() -> None:
     """Replacing the text keeps the header and the line between them."""
     assert edited(ReplaceBody(b"new\r\n")) == HEADER + b"\r\nnew\r\n"
+
+
+def test_the_last_change_of_the_sender_counts() -> None:
+    """The message itself stays as it is."""
+    edits = (ChangeSender(Address("a", "example.edu")), ChangeSender(None))
+    result = apply(edits, Headers(HEADER), MemoryBody(HEADER + TEXT))
+    assert result.sender == ChangeSender(None)
+    assert edited(*edits) == HEADER + TEXT
 
 
 def test_the_text_is_not_copied() -> None:

@@ -19,7 +19,7 @@ from mailfront.mail.address import Address
 from mailfront.mail.body import MemoryBody
 from mailfront.mail.envelope import NO_OPTIONS, RecipientOptions
 from mailfront.mail.outcome import Outcome
-from mailfront.mail.verdict import CONTINUE, AddHeader, AddRecipient, DeleteRecipient, Verdict
+from mailfront.mail.verdict import CONTINUE, AddHeader, AddRecipient, ChangeSender, DeleteRecipient, Verdict
 from mailfront.queue.rows import RecipientState
 from tests.unit.intake.test_transaction import (
     BODY,
@@ -220,6 +220,27 @@ async def test_a_redirected_message_reaches_its_new_recipient() -> None:
     said = await answers(queue, fanout, screening((Verdict(edits=edits), ())), "ana@a.edu")
     assert said == ["250 2.0.0 ID delivered"]
     assert fanout.wanted == [(1,)]
+
+
+async def test_a_changed_sender_travels_with_the_message() -> None:
+    """Nodes and the queue get the new one; what was proven of the old one is not said of it."""
+    verdict = Verdict(edits=(ChangeSender(Address("bounces", "a.edu")),), sender_proven=True)
+    queue, fanout = NotedQueue(), ScriptedFanout([DELIVERED, FULL])
+    said = await answers(queue, fanout, screening((verdict, ())), "ana@a.edu", "bob.store2@a.edu")
+    assert said == ["250 2.0.0 ID queued"]
+    assert [str(each.reverse_path) for each in fanout.envelopes] == ["bounces@a.edu"]
+    assert [(each.reverse_path, each.sender_proven) for each in queue.messages] == [("bounces@a.edu", None)]
+
+
+async def test_a_sender_that_is_changed_for_some_is_theirs_alone() -> None:
+    """Their copy is a version of its own in the queue, from the null reverse-path; the others' is as it came."""
+    verdict = Verdict(edits=(ChangeSender(None),))
+    queue, fanout = NotedQueue(), ScriptedFanout([DELIVERED, DELIVERED, DELIVERED])
+    names = ("ana@a.edu", "eve@a.edu", "bob@b.edu")
+    assert await answers(queue, fanout, screening((verdict, ["b.edu"])), *names) == ["250 2.0.0 ID queued"]
+    assert [each.reverse_path for each in queue.messages] == [None]
+    assert [row.address for row in queue.rows] == ["bob@b.edu"]
+    assert [each.reverse_path is None for each in fanout.envelopes] == [False]
 
 
 async def test_a_message_that_is_thrown_away_is_not_sent_to_added_recipients() -> None:

@@ -16,7 +16,7 @@ from mailfront.intake.transaction import Intake, IntakePolicy, Transaction
 from mailfront.mail.address import Address
 from mailfront.mail.body import BodyRef, MemoryBody
 from mailfront.mail.client import ClientInfo
-from mailfront.mail.envelope import NO_OPTIONS, RecipientOptions
+from mailfront.mail.envelope import NO_OPTIONS, Envelope, RecipientOptions
 from mailfront.mail.names import MailboxKey, NodeId, NodeUser
 from mailfront.mail.outcome import Blame, Deferred, Delivered, Failed, HandedOff, Outcome, Unknown
 from mailfront.mail.reply import Reply, reply
@@ -54,6 +54,7 @@ class ScriptedFanout:
         self.outcomes = list(outcomes)
         self.superseded = list(superseded)
         self.wanted: list[tuple[int, ...]] = []
+        self.envelopes: list[Envelope] = []
 
     async def run(
         self,
@@ -66,6 +67,7 @@ class ScriptedFanout:
         hand_off: bool,
     ) -> FanoutResult:
         self.wanted.append(tuple(wanted))
+        self.envelopes.append(envelope)
         return FanoutResult(outcomes=self.outcomes, superseded=self.superseded)
 
 
@@ -76,6 +78,7 @@ class NotedQueue:
         self.works = works
         self.is_open = is_open
         self.rows: list[QueuedRecipient] = []
+        self.messages: list[QueuedMessage] = []
         self.refused: list[QueuedRecipient] = []
         self.superseded: list[tuple[NodeId, NodeId]] = []
 
@@ -94,6 +97,7 @@ class NotedQueue:
         if not self.works:
             raise Unavailable("disk full")
         self.rows += recipients
+        self.messages.append(message)
         self.refused += refused
         self.superseded += hints_superseded
 

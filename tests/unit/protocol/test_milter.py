@@ -9,6 +9,7 @@ from mailfront.protocol.milter_packets import (
     MAX_PACKET_BYTES,
     Action,
     AddHeader,
+    ChangeFrom,
     ChangeHeader,
     Decision,
     Negotiated,
@@ -86,6 +87,22 @@ def test_an_edit_that_was_not_negotiated_is_an_error() -> None:
     core = negotiated(actions=Action.QUARANTINE)
     core.end_of_message({})
     core.receive(pack(b"h", b"X\0y\0"))
+    with pytest.raises(RemoteProtocolError):
+        core.next_answer()
+
+
+def test_a_sender_is_changed_at_the_end_of_the_message_only_by_who_asked_for_it() -> None:
+    """Its parameters are dropped, `<>` is the null reverse-path, and control characters are an error."""
+    core = negotiated(actions=Action.CHANGE_FROM)
+    core.end_of_message({})
+    core.receive(pack(b"e", b"<a@example.org>\0SIZE=1\0") + pack(b"e", b"<>\0") + pack(b"e", b"a\rb\0"))
+    assert core.next_answer() == ChangeFrom("a@example.org")
+    assert core.next_answer() == ChangeFrom("")
+    with pytest.raises(RemoteProtocolError):
+        core.next_answer()
+    core = negotiated()
+    core.end_of_message({})
+    core.receive(pack(b"e", b"<a@example.org>\0"))
     with pytest.raises(RemoteProtocolError):
         core.next_answer()
 
