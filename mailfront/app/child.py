@@ -20,6 +20,9 @@ RETIRE_SIGNAL = signal.SIGUSR1
 """Tells a worker to take nobody in any more and to end with its last session."""
 
 LAST_WORDS_S = 1.0
+_ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(16 * 1024 * 1024)}
+"""glibc gives a freed body back to the system at once, and the next one faults its pages in again: a tenth of the
+cost of a message of 200 KB. Up to 16 MiB for each process stay for the next ones. Who sets these outside wins."""
 
 
 class StartFailed(MailfrontError):
@@ -85,7 +88,7 @@ async def start_child(
             module,
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=(*pass_fds, orders_fd, ready_write, lifeline_fd),
-            env={**os.environ, ASSIGNMENT_FD_VARIABLE: str(orders_fd)},
+            env={**_ALLOCATION, **os.environ, ASSIGNMENT_FD_VARIABLE: str(orders_fd)},
         )
     except OSError as error:
         os.close(ready_read)
