@@ -1,6 +1,7 @@
 """What the smarthost's answers, and the lack of them, mean for queued mail: a scripted SMTP server, the real queue."""
 
 import asyncio
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mailfront.mail.envelope import RecipientOptions
 from mailfront.mail.next_hop import RELAY
 from mailfront.queue.rows import RecipientState
 from mailfront.transfer.outbound import Smarthost
+from tests.support.certificates import Authority, CertificateFiles
 from tests.support.hops import HopRig
 from tests.support.lmtp_peer import Action, ScriptedLmtpPeer
 
@@ -215,6 +217,25 @@ async def test_without_dsn_the_sender_hears_that_it_was_relayed(tmp_path: Path) 
             f"RCPT TO:<{ANA}>",
             f"RCPT TO:<{BEN}>",
         }
+
+
+async def test_what_was_said_before_tls_is_not_believed(
+    tmp_path: Path, authority: Authority, server_certificate: CertificateFiles
+) -> None:
+    """Somebody on the way adds an answer to the one to STARTTLS, which would be taken for that to the next EHLO: DSN is
+    not offered for that, and the sender's wish is answered here."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server_certificate.certificate, server_certificate.key)
+    injected = {"STARTTLS": Action(replies=("220 2.0.0 go", "250-peer.example.edu", "250 DSN"))}
+    with ScriptedLmtpPeer(injected, smtp=True, extensions=("8BITMIME",), tls="starttls", context=context) as peer:
+        relay = relay_to(peer, tls="starttls", ca=str(authority.ca_file))
+        async with rig_for(relay, tmp_path) as rig:
+            await rig.put(ANA, hop=RELAY, options=RecipientOptions(notify="SUCCESS"))
+            (notice,) = await rig.until_told(1)
+            assert notice.field("Action") == ["relayed"]
+        await relay.close()
+        assert peer.verbs(1)[:4] == ["EHLO", "STARTTLS", "EHLO", "MAIL"]
+        assert f"RCPT TO:<{ANA}>" in [line for _, line in peer.commands]
 
 
 async def test_a_server_that_hangs_holds_its_connections_only(peer: ScriptedLmtpPeer, tmp_path: Path) -> None:
