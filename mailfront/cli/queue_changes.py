@@ -68,7 +68,10 @@ _yes_option = click.option("--yes", is_flag=True, help="Do not ask, even on a te
 @_change_options
 @_yes_option
 def bounce(yes: bool, **options: Any) -> None:
-    """Give up the selected recipients and tell their senders by a notice. On a terminal it asks first."""
+    """Give up the selected recipients and tell their senders by a notice. On a terminal it asks first.
+
+    Mail of the null sender, such as notices, is left alone: nobody could be told. --id or --sender <> bounces it too.
+    """
     _change_if_sure("bounce", "Bounce these?", yes, options)
 
 

@@ -39,14 +39,18 @@ class QueueOperations:
         result = VerbResult()
         audit_number: int | None = None
         after: Key | None = FIRST_KEY
+        own_notices: set[str] = set()
         total_count = 0 if progress is None else await self._views.count_rows(order.selector)
         while after is not None:
             page = await self._views.list_rows(order.selector, limit=PAGE_ROWS, after=after)
-            result.matched_count += len(page.rows)
+            # A bounce of everything comes to the notices of its first pages: these are to be delivered.
+            rows = [row for row in page.rows if row.id not in own_notices]
+            result.matched_count += len(rows)
             if order.dry_run:
-                await self._rehearse(order, page.rows, result)
-            elif page.rows:
-                audit_number = await self._apply(order, page.rows, result, audit_number)
+                await self._rehearse(order, rows, result)
+            elif rows:
+                audit_number, notices = await self._apply(order, rows, result, audit_number)
+                own_notices |= notices
             if progress is not None:
                 progress(result, total_count)
             after = page.after
@@ -54,7 +58,8 @@ class QueueOperations:
 
     async def _apply(
         self, order: Order, rows: Sequence[ListedRow], result: VerbResult, audit_number: int | None
-    ) -> int:
+    ) -> tuple[int, set[str]]:
+        """Do a page. Returns the number of the audit row, and the notices that were made."""
         now_s = self._queue.store.clock.wall_s()
         before_count = result.changed_count
 
@@ -71,9 +76,11 @@ class QueueOperations:
             audit_rows.set_audit_count(connection, number, before_count + done.changed_count)
             return number, done, changes
 
-        number, done, _ = await self._queue.store.write(operation, committed=lambda answer: self._queue.note(answer[2]))
+        number, done, changes = await self._queue.store.write(
+            operation, committed=lambda answer: self._queue.note(answer[2])
+        )
         result.add(done)
-        return number
+        return number, {told.notice for told in changes.told if told.notice}
 
     async def _rehearse(self, order: Order, rows: Sequence[ListedRow], result: VerbResult) -> None:
         """Count what the verb would do to a page."""

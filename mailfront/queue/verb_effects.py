@@ -5,7 +5,7 @@
 | retry | waiting, unknown | due now |
 | hold | waiting, unknown, quarantined | held |
 | release | held, quarantined | due now; of unknown outcome again if it was |
-| bounce | all but active | gone, with its notice in the same transaction |
+| bounce | all but active, and unnamed ones of the null sender | gone, with its notice in the same transaction |
 | delete | all but active | gone, and nobody is told |
 | redirect | all but active | due at the look-up of its new address; the old one stays as ORCPT |
 
@@ -38,6 +38,7 @@ from mailfront.store.writer import Connection
 GIVEN_UP = "554 5.0.0 the administrator of this mail system has given up the delivery"
 """What the sender of a bounced message is told. The reason in the order is for the audit, not for the sender."""
 GONE = "it is gone: delivered, or ended by another command"
+NOBODY_TO_TELL = "nobody can be told: its sender is null; bounce it by --id or by --sender '<>', or delete it"
 MOST_SHOWN = 100
 
 
@@ -226,7 +227,7 @@ def rehearse(done: VerbResult, order: Order, row: ListedRow, served: set[Message
             done.count(row)
         else:
             done.skip(row, f"handed-off at {row.node}")
-    elif why := _objection(order, row.state, row.node, row.reason, row.recipient):
+    elif why := _objection(order, row.state, row.node, row.reason, row.recipient) or _nobody_to_tell(row, order):
         done.skip(row, why)
     elif row.id in served:
         done.skip(row, f"{order.to} gets this message already")
@@ -238,7 +239,8 @@ def rehearse(done: VerbResult, order: Order, row: ListedRow, served: set[Message
 
 def _judge_now(done: VerbResult, row: ListedRow, order: Order, now: Any) -> bool:
     """Whether the verb applies to the row as it is now. A redirected row is counted when it is changed."""
-    if why := _objection(order, now.state, now.node, now.reason, now.address) or _changed_since(row, order, now):
+    why = _objection(order, now.state, now.node, now.reason, now.address)
+    if why := why or _changed_since(row, order, now) or _nobody_to_tell(row, order):
         done.skip(row, why)
         return False
     if order.verb is not Verb.REDIRECT:
@@ -254,6 +256,13 @@ def _changed_since(row: ListedRow, order: Order, now: Any) -> str:
     if order.selector.states and not set(words) & set(order.selector.states):
         return f"it is {'waiting' if now.state == _WAITING else now.state} now"
     return ""
+
+
+def _nobody_to_tell(row: ListedRow, order: Order) -> str:
+    """Why a row is not bounced that would be lost by that. Among all rows there are notices, of this bounce too."""
+    if order.verb is not Verb.BOUNCE or row.sender is not None:
+        return ""
+    return "" if order.selector.ids or "<>" in order.selector.senders else NOBODY_TO_TELL
 
 
 def _objection(order: Order, state: str, node: str | None, reason: str, address: str) -> str:

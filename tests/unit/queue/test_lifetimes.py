@@ -179,7 +179,7 @@ async def test_nobody_hears_of_what_he_hardly_sent_however_it_ends(
     events: list[dict[str, Any]] = []
     with log.listening(events.append):
         if how == "bounced":
-            order = Order(verb=Verb.BOUNCE, selector=Selector(), uid=0)
+            order = Order(verb=Verb.BOUNCE, selector=Selector(ids=(message_id(1),)), uid=0)
             await QueueOperations(queue, QueueViews(queue.store, FakeHomes(pins=HOPS))).run(order)
         else:
             answer = reply(250, "2.0.0", "ok") if how != "refused" else reply(550, "5.7.1", "no")

@@ -19,6 +19,7 @@ from mailfront.queue.lifetimes import Lifetimes
 from mailfront.queue.operations import Order, QueueOperations, Verb, VerbResult
 from mailfront.queue.queue import Queue
 from mailfront.queue.rows import RecipientState
+from mailfront.queue.verb_effects import NOBODY_TO_TELL
 from mailfront.queue.views import QueueViews
 from mailfront.queue.wire import CopyRecipientValue, HandoffCopyValue
 from mailfront.store.audit_rows import latest_audits
@@ -250,7 +251,7 @@ _EXPECTED = {
         {"1": "it is not held", "2": "active at a", "3": "it is not held", "5": "it is unknown at a"},
     ),
     Verb.REDIRECT: ([1, 3, 4, 5, 6], {"2": "active at a", "7": "handed-off at b"}),
-    Verb.BOUNCE: ([1, 3, 4, 5, 6], {"2": "active at a", "7": "handed-off at b"}),
+    Verb.BOUNCE: ([1, 4, 5, 6], {"2": "active at a", "3": NOBODY_TO_TELL, "7": "handed-off at b"}),
     Verb.DELETE: ([1, 3, 4, 5, 6], {"2": "active at a", "7": "handed-off at b"}),
 }
 
@@ -299,7 +300,8 @@ async def test_every_verb_changes_what_the_selector_names_and_nothing_else(
 
     before, named = await rows(), await _listed(views, selector)
     result = await _run(operations, verb, selector)
-    expected = [number for number in named if number in _EXPECTED[verb][0]]
+    applies_to = {*_EXPECTED[verb][0], *((3,) if verb is Verb.BOUNCE and selector.senders else ())}
+    expected = [number for number in named if number in applies_to]
     assert (result.matched_count, [int(one) for one, _ in result.changed]) == (len(named), expected)
     after = await rows()
     others = before.keys() - set(expected)
@@ -349,12 +351,21 @@ async def test_a_released_handoff_is_tried_again(filled: Queue, operations: Queu
     assert len(await table.claim(B, A, limit=5, owner="me", target=lambda row: A)) == 1
 
 
-async def test_verbs_work_in_pages(queue: Queue, operations: QueueOperations, clock: ManualClock) -> None:
-    """A long selection is done page by page, with progress and one audit row."""
+@pytest.mark.parametrize("verb", list(Verb))
+async def test_verbs_work_in_pages(
+    queue: Queue, operations: QueueOperations, views: QueueViews, clock: ManualClock, verb: Verb
+) -> None:
+    """A long selection is done page by page, with progress and one audit row; and the notices that bouncing makes are
+    not bounced in their turn."""
     for number in range(450):
-        await queue.accept(queued_message(number, clock.wall_s()), _BODY, [queued_recipient(0, f"u{number}", number)])
+        row = queued_recipient(0, f"u{number}", number)
+        if verb is Verb.RELEASE:
+            row = replace(row, state=RecipientState.HELD)
+        await queue.accept(queued_message(number, clock.wall_s()), _BODY, [row])
     seen: list[int] = []
-    order = Order(verb=Verb.HOLD, selector=Selector(states=("due",)), uid=0)
+    state = "held" if verb is Verb.RELEASE else "due"
+    to = "new@example.edu" if verb is Verb.REDIRECT else ""
+    order = Order(verb=verb, selector=Selector(states=(state,)), uid=0, to=to)
     totals: set[int] = set()
 
     def progress(result: VerbResult, total: int) -> None:
@@ -364,10 +375,27 @@ async def test_verbs_work_in_pages(queue: Queue, operations: QueueOperations, cl
     result = await operations.run(order, progress)
     assert totals == {450}
     assert (result.matched_count, result.changed_count) == (450, 450)
-    assert seen[0] == 200
-    assert seen[-1] == 450
+    assert (seen[0], seen[-1]) == (200, 450)
     (audit,) = await queue.store.read(lambda c: latest_audits(c, 10))
-    assert (audit.rows_count, audit.selector) == (450, "--state due")
+    assert (audit.verb, audit.rows_count) == (f"queue {verb.value}", 450)
+    assert audit.selector.startswith(f"--state {state}")
+    left = (await views.stats()).total
+    assert left == (0 if verb is Verb.DELETE else 450), "one notice for each that was bounced"
+
+
+async def test_a_second_bounce_of_everything_leaves_the_notices_of_the_first(
+    queue: Queue, operations: QueueOperations, views: QueueViews, clock: ManualClock
+) -> None:
+    """A double click: the senders hear of their mail all the same. Who names a notice means it."""
+    await queue.accept(queued_message(1, clock.wall_s()), _BODY, [queued_recipient(0, "ana", 0)])
+    assert (await _run(operations, Verb.BOUNCE, Selector())).changed_count == 1
+    for dry_run in (True, False):
+        again = await _run(operations, Verb.BOUNCE, Selector(), dry_run=dry_run)
+        assert (again.changed_count, [why for _, _, why in again.skipped]) == (0, [NOBODY_TO_TELL])
+    (notice,) = (await views.list_rows(Selector(), limit=5)).rows
+    assert notice.recipient == "sender@out.example"
+    assert (await _run(operations, Verb.BOUNCE, Selector(ids=(notice.id,)))).changed_count == 1
+    assert (await views.stats()).total == 0
 
 
 async def test_a_row_that_became_active_is_left_alone(filled: Queue, operations: QueueOperations) -> None:
