@@ -11,11 +11,14 @@ class ClientFrom(smtplib.SMTP):
     `eager` is said at once, without waiting for the greeting.
     """
 
-    def __init__(self, ip: str, endpoint: tuple[str, int], *, timeout_s: float = 60.0, eager: bytes = b"") -> None:
+    def __init__(
+        self, ip: str, endpoint: tuple[str, int] | None = None, *, timeout_s: float = 60.0, eager: bytes = b""
+    ) -> None:
+        """Connect, if an `endpoint` is given; else `connect` does."""
         self._ip = ip
         self._eager = eager
         self.greeting: tuple[int, bytes] = (0, b"")
-        super().__init__(*endpoint, local_hostname="client.example.org", timeout=timeout_s)
+        super().__init__(*(endpoint or ("", 0)), local_hostname="client.example.org", timeout=timeout_s)
 
     def _get_socket(self, host: Any, port: Any, timeout: Any) -> socket.socket:
         connection: socket.socket = super()._get_socket(host, port, timeout)  # type: ignore[misc]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal
 
+from tests.support.clients_from import ClientFrom
 from tests.support.ledger import Ledger, message_with
 
 DOMAIN = "example.edu"
@@ -51,6 +52,8 @@ class Letter:
     size_bytes: int = 0
     token: str = field(default_factory=lambda: f"letter-{next(_tokens)}-{time.time_ns() % 10**9}")
     tries: list[Try] = field(default_factory=list)
+    client_ip: str = ""
+    """Where it comes from, for a listener that wants a PROXY header; '': from this host."""
 
     @property
     def last(self) -> Try:
@@ -85,7 +88,7 @@ def send(endpoint: tuple[str, int], letter: Letter, *, timeout_s: float = 40.0) 
 def _send(endpoint: tuple[str, int], letter: Letter, timeout_s: float) -> Try:
     stage: Literal["connect", "MAIL", "RCPT", "DATA", "answer"] = "connect"
     refused: dict[str, tuple[int, str]] = {}
-    client = smtplib.SMTP(timeout=timeout_s)
+    client = ClientFrom(letter.client_ip, timeout_s=timeout_s) if letter.client_ip else smtplib.SMTP(timeout=timeout_s)
     try:
         code, text = client.connect(*endpoint)
         if code == 220:
