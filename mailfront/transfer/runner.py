@@ -221,6 +221,7 @@ class QueueRunner:
             lane.in_use -= 1
             self.wake()
         await self._settle(claimed, outcomes)
+        self.wake()  # for the notice that came of it, or the next attempt
 
     def _hop_failed(self, node: NodeId, lane: _Lane, trouble: Outcome) -> None:
         if lane.hop is not None:

@@ -58,6 +58,22 @@ async def test_each_recipient_has_its_own_result(peer: ScriptedLmtpPeer, tmp_pat
     assert peer.received()[0].body.endswith(b"hello\r\n.a dot\r\n")
 
 
+async def test_what_a_result_makes_due_is_done_in_time(
+    peer: ScriptedLmtpPeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The notice of a failure goes at once and the next attempt when it is due, and not when the runner looks again
+    because it has not for long."""
+    monkeypatch.setattr("mailfront.transfer.runner.LONGEST_SLEEP_S", 600.0)
+    for number, refusal in enumerate(("550 5.1.1 nobody", "450 4.2.1 not now") * 4):
+        peer.set_script({"RCPT": [Action(replies=(refusal,))]})
+        relay = relay_to(peer)
+        (tmp_path / str(number)).mkdir()
+        async with rig_for(relay, tmp_path / str(number), retry_s=0.2) as rig:
+            await rig.put(ANA, hop=RELAY)
+            await (rig.until_told(1) if refusal.startswith("5") else rig.until(lambda rows: not rows))
+        await relay.close()
+
+
 @pytest.mark.parametrize("step", ["MAIL", "DATA", "dot"])
 async def test_a_refusal_of_the_message_fails_all_its_recipients(
     peer: ScriptedLmtpPeer, step: str, tmp_path: Path
