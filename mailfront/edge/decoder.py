@@ -12,10 +12,10 @@ the same output.
 import io
 import re
 
+from mailfront.protocol.dot_stuffing import find_line_dot
+
 END_OF_DATA = b"\r\n.\r\n"
 _DOT = b"\r\n."
-# Looks at the dots only, and most of what is long (base64) has none: faster than a search for the three bytes.
-_LINE_DOT = re.compile(rb"\.(?<=\r\n\.)")
 _UNDECIDED = re.compile(rb"(?:\r?\n(?:\.\r?)?|\r)\Z")
 
 
@@ -57,9 +57,8 @@ class DataDecoder:
                 self._held, self._seed_bytes = b"\r\n", 2
         if self._held:
             data = self._held + data
-        first = _LINE_DOT.search(data)
-        first_dot = first.start() - 2 if first is not None else -1
-        end = data.find(END_OF_DATA, first_dot) if first is not None else -1
+        first_dot = find_line_dot(data, b"\r\n")
+        end = data.find(END_OF_DATA, first_dot) if first_dot >= 0 else -1
         if end >= 0:
             self.is_done = True
             self.rest = data[end + 5 :]
