@@ -1,14 +1,20 @@
 """A program as a filter: what it is given, what it may answer, and what happens when it misbehaves."""
 
 import os
+import re
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from mailfront.mail.verdict import Action, AddHeader
+from mailfront.filters.answers_json import read_verdict
+from mailfront.mail.verdict import Action, AddHeader, Edit
+from tests.support.doc_blocks import blocks_of
 from tests.support.filters import asked, chain_of, finding_of, view
+from tests.support.mailfront_server import ROOT
 from tests.support.processes import wait_until
 
 DATA = b"From: ann@example.org\r\nSubject: hello\r\n\r\nline\r\n.\r\nlast"
@@ -117,3 +123,36 @@ def _is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX"
     except OSError:
         return not os.path.exists(f"/proc/{pid}")
+
+
+PAGE = ROOT / "docs" / "reference" / "command-filter.md"
+
+
+@pytest.mark.parametrize(
+    ("sender", "header", "wanted"),
+    [
+        ("ann@example.org", "X-Spam-Me: yes\r\n", (Action.REJECT, "as you wish", ())),
+        ("ann@example.org", "", (Action.CONTINUE, "", ())),
+        ("", "", (Action.CONTINUE, "", (AddHeader("X-Bounce", "yes"),))),
+    ],
+)
+async def test_the_example_of_the_reference_runs(
+    tmp_path: Path, sender: str, header: str, wanted: tuple[Action, str, tuple[AddHeader, ...]]
+) -> None:
+    """It refuses, passes and marks as the page says."""
+    (example,) = [block.text for block in blocks_of(PAGE) if block.info == "python"]
+    message = view(f"From: ann@example.org\r\n{header}Subject: hello\r\n\r\ntext\r\n".encode())
+    if not sender:
+        message = replace(message, reverse_path=None)
+    finding = await finding_of(message, kind="command", settings={"command": program(tmp_path, example)})
+    verdict = finding.verdict
+    assert (finding.error, verdict.action, verdict.text, verdict.edits) == ("", *wanted)
+
+
+def test_the_reference_names_each_edit_and_action() -> None:
+    """Each edit of the page's table is read, all kinds of edits are there, and all actions."""
+    text = PAGE.read_text()
+    found = re.findall(r"`(\[\"[^`]+\])`", text)
+    edits = read_verdict(f'{{"edits": [{", ".join(found)}]}}'.encode()).edits
+    assert {type(each) for each in edits} == set(get_args(Edit))
+    assert all(f'`"{each.value}"`' in text for each in Action)
