@@ -141,6 +141,8 @@ def test_with_accept_mail_flows_on_and_health_says_what_is_dead(cluster: FaultCl
         scanners.kill()
         killed_at = stream.answered_count
         wait_until(lambda: filters_in_trouble(cluster) >= WITH_BREAKERS, 60.0, "health", 0.5)
+        listed = {row["name"]: row["hosts"] for row in cluster.server.cli_json("filter", "list")}
+        assert listed["virus"][scanners.clamd.address].startswith("open: ")
         wait_until(lambda: stream.answered_count >= killed_at + 150, 60.0, "150 replies without scanners")
     failures = [{found["filter"] for found in each["filters"] if found.get("error")} for each in case.answers()]
     assert sum({"spam", "virus", "milter", "program"} <= each for each in failures) > 100

@@ -6,7 +6,7 @@ import signal
 import smtplib
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ def server(three_nodes: Sequence[DovecotNode], names: DnsServer) -> Iterator[Mai
         [*USERS, {"address": "postmaster@example.edu", "mailbox": "postmaster"}],
         listen=[{"role": "smtp", "address": f"127.0.0.1:{free_port()}", "proxy_protocol": ["127.0.0.0/8"]}],
         settings={
+            "limits": {"message_size": "128MiB", "body_memory": "32MiB"},
             "filter": [
                 {"name": "dnsbl", "kind": "dnsbl", "settings": {**dns, "lists": [{"zone": "bl.test"}]}},
                 {
@@ -90,7 +91,7 @@ def server(three_nodes: Sequence[DovecotNode], names: DnsServer) -> Iterator[Mai
                 },
                 {"name": "auth", "kind": "auth", "settings": {**dns, "dmarc": "enforce"}},
                 {"name": "mime", "kind": "mime"},
-            ]
+            ],
         },
         name="kinds",
     )
@@ -243,6 +244,51 @@ def test_forbidden_attachments_are_refused(server: MailfrontServer) -> None:
     parts = message(header="Content-Type: multipart/mixed; boundary=b\r\n", text="--b\r\n\r\nx\r\n" * 2000)
     code, said = say("192.0.2.10", server.smtp, parts, "user6@example.edu")
     assert (code, said) == (552, "5.6.0 the message has too many parts")
+
+
+MONSTERS: dict[str, tuple[str, Callable[[], str]]] = {
+    "ten thousand parts": ("multipart/mixed; boundary=b", lambda: "--b\r\n\r\nx\r\n" * 10_000),
+    "nested without end": ("message/rfc822", lambda: "Content-Type: message/rfc822\r\n\r\n" * 300_000),
+    "parts that contain their parents": (
+        "multipart/mixed; boundary=b",
+        lambda: "--b\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n" * 100_000,
+    ),
+    "a header of 100 MB": ("text/plain\r\nX-Endless: " + "y" * 100, lambda: ""),
+}
+
+
+def test_messages_that_no_program_should_send_cost_little_time_and_memory(server: MailfrontServer) -> None:
+    """Each is refused while others' mail goes on, and no worker grows by more than a small part of the largest."""
+    sender = "bot@elsewhere.test"
+    endless = ("X-Filler: " + "z" * 960 + "\r\n") * 104_000
+    for name, (kind, text) in MONSTERS.items():
+        before = {pid: resident_bytes(pid) for pid in server.workers()}
+        header = f"MIME-Version: 1.0\r\nContent-Type: {kind}\r\n" + (endless if "100 MB" in name else "")
+        mail = message(sender=sender, header=header, text=text())
+        begun_s = time.monotonic()
+        code, said = say("203.0.114.10", server.smtp, mail, "user8@example.edu", sender=sender)
+        took_s = time.monotonic() - begun_s
+        assert code == 552, (name, said)
+        assert took_s < 20, (name, took_s)
+        grown = {pid: peak_bytes(pid) - was for pid, was in before.items()}
+        assert max(grown.values()) < 64 * 2**20, (name, grown)
+    mail = message(sender=sender)
+    assert say("203.0.114.10", server.smtp, mail, "user8@example.edu", sender=sender)[0] == 250
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process now; from here on `peak_bytes` counts."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return _status_bytes(pid, "VmRSS")
+
+
+def peak_bytes(pid: int) -> int:
+    return _status_bytes(pid, "VmHWM")
+
+
+def _status_bytes(pid: int, name: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
 
 
 def test_a_rehearsal_asks_every_filter_and_counts_nothing(server: MailfrontServer, tmp_path: Path) -> None:
