@@ -9,6 +9,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from mailfront.app.addresses import checked_address
 from mailfront.app.assignment import Assignment
@@ -227,7 +228,7 @@ class WorkerSessions:
 
     def _session_changed(self, session: Session, is_open: bool) -> None:
         if is_open:
-            self._report.opened(_row_of(session))
+            self._report.opened(session.id, partial(_row_of, session))
         else:
             self._report.closed(session.id)
 

@@ -200,10 +200,13 @@ async def log_in_at(
 ) -> tuple[NodeWire, Answer]:
     """Connect and log in, for `client`. Raises NodeTrouble."""
     wire = NodeWire(core)
-    limit = asyncio.timeout(timeout_s)
+    begun_s, is_connected = asyncio.get_running_loop().time(), False
+    limit = asyncio.timeout(min(CONNECT_WITHIN_S, timeout_s))
     try:
         async with limit:
             await _connect(wire, endpoint, hosts, context, client)
+            is_connected = True
+            limit.reschedule(begun_s + timeout_s)
             await wire.until_answered()
             if wire.wants_tls:
                 await wire.start_tls(context, endpoint.server_name, timeout_s)
@@ -215,8 +218,9 @@ async def log_in_at(
         if wire.transport is not None:
             wire.transport.abort()
         if isinstance(error, TimeoutError) and limit.expired():
-            position = core.position if wire.transport is not None else "connect"
-            raise NodeTrouble(position, f"no answer within {timeout_s:g} s") from error
+            if not is_connected:
+                raise NodeTrouble("connect", f"no connection within {min(CONNECT_WITHIN_S, timeout_s):g} s") from error
+            raise NodeTrouble(core.position, f"no answer within {timeout_s:g} s") from error
         raise
 
 
@@ -225,30 +229,27 @@ async def _connect(
 ) -> None:
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(CONNECT_WITHIN_S):
-            if endpoint.path:
-                await loop.create_unix_connection(lambda: wire, endpoint.path)
-                return
-            tls: dict[str, Any] = {}
-            if endpoint.tls == "implicit" and not endpoint.proxy:
-                tls = {"ssl": context, "server_hostname": endpoint.server_name}
-            addresses = await hosts.of(endpoint.host)
-            for number, address in enumerate(addresses, 1):
-                try:
-                    await loop.create_connection(lambda: wire, address, endpoint.port, **tls)
-                    break
-                except ssl.SSLError:
+        if endpoint.path:
+            await loop.create_unix_connection(lambda: wire, endpoint.path)
+            return
+        tls: dict[str, Any] = {}
+        if endpoint.tls == "implicit" and not endpoint.proxy:
+            tls = {"ssl": context, "server_hostname": endpoint.server_name}
+        addresses = await hosts.of(endpoint.host)
+        for number, address in enumerate(addresses, 1):
+            try:
+                await loop.create_connection(lambda: wire, address, endpoint.port, **tls)
+                break
+            except ssl.SSLError:
+                raise
+            except OSError:
+                if number == len(addresses):
                     raise
-                except OSError:
-                    if number == len(addresses):
-                        raise
-            if endpoint.proxy:
-                implicit = context if endpoint.tls == "implicit" else None
-                await wire.begin(_header(client), implicit, endpoint.server_name, CONNECT_WITHIN_S)
+        if endpoint.proxy:
+            implicit = context if endpoint.tls == "implicit" else None
+            await wire.begin(_header(client), implicit, endpoint.server_name, CONNECT_WITHIN_S)
     except ssl.SSLError as error:
         raise NodeTrouble("tls", _reason(error)) from error
-    except TimeoutError as error:
-        raise NodeTrouble("connect", f"no connection within {CONNECT_WITHIN_S:g} s") from error
     except OSError as error:
         raise NodeTrouble("connect", _reason(error), is_ours=error.errno in _OUR_SHORTAGES) from error
     assert wire.transport is not None

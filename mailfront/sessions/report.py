@@ -11,6 +11,7 @@ Limits: `MOST_ROWS` per request; what waits is bounded by the number of sessions
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 from mailfront.base.errors import Unavailable
@@ -53,7 +54,7 @@ class SessionReport:
         self._keeper = keeper
         self._rows = rows
         self._kick = kick
-        self._opened: dict[str, SessionRow] = {}
+        self._opened: dict[str, Callable[[], SessionRow]] = {}
         self._closed: list[str] = []
         self._changed = asyncio.Event()
         self._must_tell_all = True
@@ -71,9 +72,9 @@ class SessionReport:
             await cancel_and_wait(self._task)
             self._task = None
 
-    def opened(self, row: SessionRow) -> None:
-        """A session was opened. Never waits."""
-        self._opened[row.id] = row
+    def opened(self, id: str, row: Callable[[], SessionRow]) -> None:
+        """A session was opened. Its row is made when it is told, if it is still there. Never waits."""
+        self._opened[id] = row
         self._changed.set()
 
     def closed(self, id: str) -> None:
@@ -106,12 +107,16 @@ class SessionReport:
     async def _tell(self) -> None:
         is_all, self._must_tell_all = self._must_tell_all, False
         if is_all:
-            self._opened, self._closed = {row.id: row for row in self._rows()}, []
+            self._opened, self._closed = {row.id: partial(_same, row) for row in self._rows()}, []
         while is_all or self._opened or self._closed:
             opened = [self._opened.pop(id) for id in list(self._opened)[:MOST_ROWS]]
             closed, self._closed = self._closed[:MOST_ROWS], self._closed[MOST_ROWS:]
-            payload: dict[str, Any] = {"all": is_all, "opened": [row.to_wire() for row in opened], "closed": closed}
+            payload: dict[str, Any] = {"all": is_all, "opened": [row().to_wire() for row in opened], "closed": closed}
             is_all = False
             await self._keeper.request("sessions", payload, timeout_s=ANSWER_TIMEOUT_S)
             if self._must_tell_all:
                 return
+
+
+def _same(row: SessionRow) -> SessionRow:
+    return row

@@ -11,6 +11,7 @@ in `login.shared_addresses` are not counted at all.
 
 import asyncio
 from collections import Counter
+from functools import lru_cache
 
 from mailfront.base.clock import Clock
 from mailfront.directory.canonical import canonical_text
@@ -34,7 +35,8 @@ class LoginSlowing:
     def __init__(self, failures: FailureTable, shared: tuple[Network, ...], clock: Clock) -> None:
         """`shared`: addresses that stand for many people."""
         self._failures = failures
-        self._shared = shared
+        # By address alone: to look up (address, networks) costs more than the rest of the question.
+        self._is_counted = lru_cache(maxsize=8192)(lambda ip: bool(ip) and not is_listed(ip, shared))
         self._clock = clock
         self._waiting: Counter[bytes] = Counter()
 
@@ -74,9 +76,6 @@ class LoginSlowing:
     def succeeded(self, login: str) -> None:
         """It was right."""
         self._failures.account_succeeded(canonical_text(login))
-
-    def _is_counted(self, ip: str) -> bool:
-        return bool(ip) and not is_listed(ip, self._shared)
 
 
 def wait_s(address_failures: float, account_failures: float) -> float:

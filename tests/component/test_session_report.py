@@ -65,7 +65,7 @@ class WorkerPart:
 
     def open(self, id: str) -> None:
         self.sessions[id] = replace(ROW, id=id)
-        self.report.opened(self.sessions[id])
+        self.report.opened(id, lambda: self.sessions[id])
 
     def close(self, id: str) -> None:
         del self.sessions[id]
