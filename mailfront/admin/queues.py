@@ -32,7 +32,7 @@ from mailfront.mail.names import NodeId
 from mailfront.observe import log
 from mailfront.queue.check import CheckResult
 from mailfront.queue.exports import QueueExport
-from mailfront.queue.operations import Order, QueueOperations, Verb, VerbResult, order_text, selector_text
+from mailfront.queue.operations import Changed, Order, QueueOperations, Verb, order_text, selector_text
 from mailfront.queue.rows import SHOWN_STATES
 from mailfront.queue.views import QueueViews
 from mailfront.store.errors import CorruptBody
@@ -199,13 +199,24 @@ class QueueService(QueueReader):
         selector = _chosen(request, everything=request.everything)
         to = await self._target(request) if isinstance(request, RedirectRequest) else ""
         order = Order(verb=verb, selector=selector, uid=uid, reason=request.reason, dry_run=request.dry_run, to=to)
-        result = await self._operations.run(
-            order, lambda so_far, total: progress(Progress(so_far.matched_count, total, "recipients"))
-        )
+        changed_count = 0
+
+        def changed(rows: Changed) -> None:
+            nonlocal changed_count
+            changed_count += len(rows)
+            _tell(order, rows)
+
+        try:
+            result = await self._operations.run(
+                order, lambda so_far, total: progress(Progress(so_far.matched_count, total, "recipients")), changed
+            )
+        finally:
+            if changed_count:  # pages that are done stay done, whatever has ended the rest
+                _tell_all(order, changed_count)
         if result.matched_count == 0 and selector.ids:
             raise _no_such_message(", ".join(selector.ids[:5]))
-        if not request.dry_run:
-            _tell(order, result)
+        if not request.dry_run and not changed_count:
+            _tell_all(order, 0)
         return {
             "verb": verb.value,
             "dry_run": request.dry_run,
@@ -257,17 +268,20 @@ def _selector(request: Selection) -> Selector:
     )
 
 
-def _tell(order: Order, result: VerbResult) -> None:
-    by = f"uid {order.uid}"
+def _tell(order: Order, rows: Changed) -> None:
+    """One event for each row: the trace of a message ends with who did what to it."""
+    by, reason = f"uid {order.uid}", printable(order.reason, 500)
+    more = {"to": printable(order.to)} if order.to else {}
+    for id_, recipient in rows:
+        log.emit(_EVENTS[order.verb], id=id_, recipient=printable(recipient), by=by, reason=reason, **more)
+
+
+def _tell_all(order: Order, changed_count: int) -> None:
     log.emit(
         "admin_action",
         verb=f"queue {order.verb.value}",
         selector=order_text(order),
         reason=printable(order.reason, 500),
         uid=order.uid,
-        rows_count=result.changed_count,
+        rows_count=changed_count,
     )
-    more = {"to": printable(order.to)} if order.to else {}
-    for id_, recipient in result.changed:
-        reason = printable(order.reason, 500)
-        log.emit(_EVENTS[order.verb], id=id_, recipient=printable(recipient), by=by, reason=reason, **more)

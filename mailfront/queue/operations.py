@@ -19,9 +19,12 @@ from mailfront.store.message_rows import split_key
 from mailfront.store.queue_queries import FIRST_KEY, HANDED_OFF, Key, ListedRow, Selector
 from mailfront.store.writer import Connection
 
-__all__ = ["Order", "QueueOperations", "Verb", "VerbResult", "order_text", "selector_text"]
+__all__ = ["Changed", "Order", "QueueOperations", "Verb", "VerbResult", "order_text", "selector_text"]
 
 PAGE_ROWS = 200
+
+Changed = Sequence[tuple[MessageId, str]]
+"""Rows that a verb has changed: message and recipient."""
 
 
 class QueueOperations:
@@ -31,8 +34,14 @@ class QueueOperations:
         self._queue = queue
         self._views = views
 
-    async def run(self, order: Order, progress: Callable[[VerbResult, int], None] | None = None) -> VerbResult:
-        """Apply a verb to everything that fits. `progress` is told after each page, and of how many rows in all.
+    async def run(
+        self,
+        order: Order,
+        progress: Callable[[VerbResult, int], None] | None = None,
+        changed: Callable[[Changed], None] = lambda rows: None,
+    ) -> VerbResult:
+        """Apply a verb to everything that fits. `progress` is told after each page, and of how many rows in all;
+        `changed` of each row that was changed, when that is committed.
 
         Raises StoreFailed; pages before it stay done. Cancellation: the same.
         """
@@ -49,7 +58,7 @@ class QueueOperations:
             if order.dry_run:
                 await self._rehearse(order, rows, result)
             elif rows:
-                audit_number, notices = await self._apply(order, rows, result, audit_number)
+                audit_number, notices = await self._apply(order, rows, result, audit_number, changed)
                 own_notices |= notices
             if progress is not None:
                 progress(result, total_count)
@@ -57,14 +66,19 @@ class QueueOperations:
         return result
 
     async def _apply(
-        self, order: Order, rows: Sequence[ListedRow], result: VerbResult, audit_number: int | None
+        self,
+        order: Order,
+        rows: Sequence[ListedRow],
+        result: VerbResult,
+        audit_number: int | None,
+        changed: Callable[[Changed], None] = lambda rows: None,
     ) -> tuple[int, set[str]]:
         """Do a page. Returns the number of the audit row, and the notices that were made."""
         now_s = self._queue.store.clock.wall_s()
         before_count = result.changed_count
 
         def operation(connection: Connection) -> tuple[int, VerbResult, Changes]:
-            done, changes = VerbResult(), Changes()
+            done, changes = VerbResult(most_shown=len(rows)), Changes()
             queued = [row for row in rows if row.state != HANDED_OFF]
             change_queued(connection, order, queued, done, changes, self._queue.notices, now_s)
             for row in rows:
@@ -80,6 +94,7 @@ class QueueOperations:
             operation, committed=lambda answer: self._queue.note(answer[2])
         )
         result.add(done)
+        changed(done.changed)
         return number, {told.notice for told in changes.told if told.notice}
 
     async def _rehearse(self, order: Order, rows: Sequence[ListedRow], result: VerbResult) -> None:

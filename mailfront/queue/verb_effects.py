@@ -73,7 +73,7 @@ class Order:
 class VerbResult:
     """`matched_count` rows fit the selector; `changed_count` of them were (or with dry_run would be) changed.
 
-    `skipped` says why others were not: (id, recipient, why). Of both lists at most `MOST_SHOWN` are kept.
+    `skipped` says why others were not: (id, recipient, why). Of both lists at most `most_shown` are kept.
     """
 
     matched_count: int = 0
@@ -81,25 +81,26 @@ class VerbResult:
     skipped_count: int = 0
     skipped: list[tuple[MessageId, str, str]] = field(default_factory=list)
     changed: list[tuple[MessageId, str]] = field(default_factory=list)
+    most_shown: int = MOST_SHOWN
 
     def count(self, row: ListedRow) -> None:
         """The verb changes this row."""
         self.changed_count += 1
-        if len(self.changed) < MOST_SHOWN:
+        if len(self.changed) < self.most_shown:
             self.changed.append((row.id, row.recipient))
 
     def skip(self, row: ListedRow, why: str) -> None:
         """The verb leaves this row alone."""
         self.skipped_count += 1
-        if len(self.skipped) < MOST_SHOWN:
+        if len(self.skipped) < self.most_shown:
             self.skipped.append((row.id, row.recipient, why))
 
     def add(self, page: "VerbResult") -> None:
         """Count a page that was committed. Its matches are counted already."""
         self.changed_count += page.changed_count
         self.skipped_count += page.skipped_count
-        self.changed += page.changed[: MOST_SHOWN - len(self.changed)]
-        self.skipped += page.skipped[: MOST_SHOWN - len(self.skipped)]
+        self.changed += page.changed[: self.most_shown - len(self.changed)]
+        self.skipped += page.skipped[: self.most_shown - len(self.skipped)]
 
 
 _WAITING, _ACTIVE, _HELD, _QUARANTINED, _UNKNOWN = (

@@ -178,14 +178,42 @@ async def test_changes_are_made_told_and_audited(bench: Bench) -> None:
     assert (done["matched"], done["changed"], done["skipped"]) == (2, 2, 0)
     assert await bench.states() == ["held", "held"]
     assert [(event["event"], event.get("recipient")) for event in events] == [
-        ("admin_action", None),
         ("queue_held", "ana@example.edu"),
         ("queue_held", "ben@example.edu"),
+        ("admin_action", None),
     ]
     (row,) = await bench.store.read(lambda connection: latest_audits(connection, 10))
     assert (row.uid, row.verb, row.reason, row.rows_count) == (42, "queue hold", "disk?swap", 2)
     await bench.change(Verb.RELEASE, everything=True)
     assert await bench.states() == ["due", "due"]
+
+
+async def test_a_long_change_is_told_of_each_row_and_of_what_was_done_when_it_breaks(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More rows than an answer shows, in three pages: one event each, so that every trace has its end. The database
+    fails before the third: what was done until then is in the events and in the audit."""
+    for number in range(450):
+        await bench.add(number, queued_recipient(0, f"u{number}", number))
+    seen: list[dict[str, Any]] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        seen.append(event)
+        if len(seen) == 400:
+            bench.store.gate.commit_failed("disk full")
+            monkeypatch.setattr("mailfront.store.commits.MAX_WAITING", 0)
+
+    with log.listening(listen), pytest.raises(MailfrontError):
+        await bench.change(Verb.DELETE, everything=True, reason="why")
+    monkeypatch.undo()
+    *rows, whole = seen
+    assert {(event["event"], event["id"], event["by"], event["reason"]) for event in rows} == {
+        ("queue_deleted", message_id(number), "uid 1000", "why") for number in range(400)
+    }
+    assert (whole["event"], whole["rows_count"]) == ("admin_action", 400)
+    (row,) = await bench.store.read(lambda connection: latest_audits(connection, 10))
+    assert row.rows_count == 400
+    assert len(await bench.states()) == 50
 
 
 async def test_a_dry_run_changes_nothing(bench: Bench) -> None:
@@ -245,7 +273,7 @@ async def test_a_redirection_is_refused_before_anything_changes(bench: Bench) ->
     assert [(each.recipient, each.home) for each in (await bench.service.list(ListRequest()))["rows"]] == [
         ("Ben@example.edu", "@resolve")
     ]
-    assert (events[1]["event"], events[1]["recipient"], events[1]["to"]) == (
+    assert (events[0]["event"], events[0]["recipient"], events[0]["to"]) == (
         "queue_redirected", "ana@example.edu", "Ben@example.edu",
     )  # fmt: skip
 
