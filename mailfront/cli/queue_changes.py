@@ -70,7 +70,7 @@ _yes_option = click.option("--yes", is_flag=True, help="Do not ask, even on a te
 def bounce(yes: bool, **options: Any) -> None:
     """Give up the selected recipients and tell their senders by a notice. On a terminal it asks first.
 
-    Mail of the null sender, such as notices, is left alone: nobody could be told. --id or --sender <> bounces it too.
+    Mail of the null sender, such as notices, is left alone unless --id or --sender <> names it.
     """
     _change_if_sure("bounce", "Bounce these?", yes, options)
 

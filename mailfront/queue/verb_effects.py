@@ -38,7 +38,7 @@ from mailfront.store.writer import Connection
 GIVEN_UP = "554 5.0.0 the administrator of this mail system has given up the delivery"
 """What the sender of a bounced message is told. The reason in the order is for the audit, not for the sender."""
 GONE = "it is gone: delivered, or ended by another command"
-NOBODY_TO_TELL = "nobody can be told: its sender is null; bounce it by --id or by --sender '<>', or delete it"
+NULL_SENDER = "its sender is null: bounce it by --id or by --sender '<>', or delete it"
 MOST_SHOWN = 100
 
 
@@ -228,7 +228,7 @@ def rehearse(done: VerbResult, order: Order, row: ListedRow, served: set[Message
             done.count(row)
         else:
             done.skip(row, f"handed-off at {row.node}")
-    elif why := _objection(order, row.state, row.node, row.reason, row.recipient) or _nobody_to_tell(row, order):
+    elif why := _objection(order, row.state, row.node, row.reason, row.recipient) or _is_of_nobody(row, order):
         done.skip(row, why)
     elif row.id in served:
         done.skip(row, f"{order.to} gets this message already")
@@ -241,7 +241,7 @@ def rehearse(done: VerbResult, order: Order, row: ListedRow, served: set[Message
 def _judge_now(done: VerbResult, row: ListedRow, order: Order, now: Any) -> bool:
     """Whether the verb applies to the row as it is now. A redirected row is counted when it is changed."""
     why = _objection(order, now.state, now.node, now.reason, now.address)
-    if why := why or _changed_since(row, order, now) or _nobody_to_tell(row, order):
+    if why := why or _changed_since(row, order, now) or _is_of_nobody(row, order):
         done.skip(row, why)
         return False
     if order.verb is not Verb.REDIRECT:
@@ -259,11 +259,11 @@ def _changed_since(row: ListedRow, order: Order, now: Any) -> str:
     return ""
 
 
-def _nobody_to_tell(row: ListedRow, order: Order) -> str:
-    """Why a row is not bounced that would be lost by that. Among all rows there are notices, of this bounce too."""
+def _is_of_nobody(row: ListedRow, order: Order) -> str:
+    """Why a row is not bounced that could be lost by that. Among all rows there are notices, those of a bounce too."""
     if order.verb is not Verb.BOUNCE or row.sender is not None:
         return ""
-    return "" if order.selector.ids or "<>" in order.selector.senders else NOBODY_TO_TELL
+    return "" if order.selector.ids or "<>" in order.selector.senders else NULL_SENDER
 
 
 def _objection(order: Order, state: str, node: str | None, reason: str, address: str) -> str:

@@ -19,7 +19,7 @@ from mailfront.queue.lifetimes import Lifetimes
 from mailfront.queue.operations import Order, QueueOperations, Verb, VerbResult
 from mailfront.queue.queue import Queue
 from mailfront.queue.rows import RecipientState
-from mailfront.queue.verb_effects import NOBODY_TO_TELL
+from mailfront.queue.verb_effects import NULL_SENDER
 from mailfront.queue.views import QueueViews
 from mailfront.queue.wire import CopyRecipientValue, HandoffCopyValue
 from mailfront.store.audit_rows import latest_audits
@@ -251,7 +251,7 @@ _EXPECTED = {
         {"1": "it is not held", "2": "active at a", "3": "it is not held", "5": "it is unknown at a"},
     ),
     Verb.REDIRECT: ([1, 3, 4, 5, 6], {"2": "active at a", "7": "handed-off at b"}),
-    Verb.BOUNCE: ([1, 4, 5, 6], {"2": "active at a", "3": NOBODY_TO_TELL, "7": "handed-off at b"}),
+    Verb.BOUNCE: ([1, 4, 5, 6], {"2": "active at a", "3": NULL_SENDER, "7": "handed-off at b"}),
     Verb.DELETE: ([1, 3, 4, 5, 6], {"2": "active at a", "7": "handed-off at b"}),
 }
 
@@ -391,7 +391,7 @@ async def test_a_second_bounce_of_everything_leaves_the_notices_of_the_first(
     assert (await _run(operations, Verb.BOUNCE, Selector())).changed_count == 1
     for dry_run in (True, False):
         again = await _run(operations, Verb.BOUNCE, Selector(), dry_run=dry_run)
-        assert (again.changed_count, [why for _, _, why in again.skipped]) == (0, [NOBODY_TO_TELL])
+        assert (again.changed_count, [why for _, _, why in again.skipped]) == (0, [NULL_SENDER])
     (notice,) = (await views.list_rows(Selector(), limit=5)).rows
     assert notice.recipient == "sender@out.example"
     assert (await _run(operations, Verb.BOUNCE, Selector(ids=(notice.id,)))).changed_count == 1
