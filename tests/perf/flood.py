@@ -6,12 +6,16 @@ the moment when it was due: a system that cannot keep up is seen to be late.
 """
 
 import asyncio
+import email.policy
+import io
 import json
 import socket
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from email.message import EmailMessage
 from typing import Any
 
 from tests.perf.systems import DOMAIN, USERS_COUNT, mailbox
@@ -33,6 +37,18 @@ def message(size_bytes: int) -> bytes:
     head = b"From: <load@example.org>\r\nTo: <somebody@example.edu>\r\nSubject: load\r\n\r\n"
     lines = max(1, (size_bytes - len(head)) // len(LINE))
     return head + LINE * lines + b".\r\n"
+
+
+def work_for_scanners(text_bytes: int, archive_bytes: int) -> bytes:
+    """A message whose text keeps a spam scanner busy, and whose zip file, small as it is, a virus scanner."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("report.txt", LINE * (archive_bytes // len(LINE)))
+    mail = EmailMessage(policy=email.policy.SMTP)
+    mail["From"], mail["To"], mail["Subject"] = "<load@example.org>", "<somebody@example.edu>", "load"
+    mail.set_content(LINE.decode() * (text_bytes // len(LINE)))
+    mail.add_attachment(packed.getvalue(), maintype="application", subtype="zip", filename="report.zip")
+    return mail.as_bytes() + b".\r\n"
 
 
 def listed_client(number: int) -> str:
@@ -129,8 +145,9 @@ async def refusals(spec: Spec) -> Spec:
 
 
 async def one_by_one(spec: Spec) -> Spec:
-    """`count` good messages of `size` bytes, each when the one before it was answered: how long one waits."""
-    body, times = message(spec["size"]), list[float]()
+    """`count` good messages, each when the one before it was answered: how long one waits. `text` and `archive`: their
+    sizes."""
+    body, times = work_for_scanners(spec["text"], spec["archive"]), list[float]()
     begun_s = time.monotonic()
     for number in range(spec["count"]):
         times.append(await _good(spec, number, body, time.monotonic()))
