@@ -22,7 +22,7 @@ from mailfront.base.tasks import cancel_and_wait, spawn
 from mailfront.net.connections import counted_as
 from mailfront.net.networks import Network, canonical_ip, is_listed
 from mailfront.observe.log import get
-from mailfront.protocol.proxy_header import NeedMore, ProxiedAddress, ProxyHeaderParser
+from mailfront.protocol.proxy_header import NEED_MORE, Local, NeedMore, ProxiedAddress, ProxyHeaderParser
 
 MAX_WAITING = 1024
 PEEK_BYTES = 1024
@@ -171,18 +171,14 @@ class Acceptor:
         if not is_listed(peer_ip, networks):
             return None
         parser = ProxyHeaderParser()
-        async with asyncio.timeout(self._reception.proxy_timeout_s):
-            while True:
-                await self._readable(connection)
-                data = connection.recv(PEEK_BYTES, socket.MSG_PEEK)
-                if not data:
-                    raise ConnectionResetError("closed before its PROXY header")
-                found = parser.receive(data)
-                if isinstance(found, NeedMore):
-                    connection.recv(len(data))
-                    continue
-                connection.recv(len(data) - len(parser.trailing))
-                return (found.ip, found.port, peer_ip) if isinstance(found, ProxiedAddress) else None
+        # Most often the header is there already, and nothing has to be waited for.
+        found = _read_on(connection, parser)
+        if isinstance(found, NeedMore):
+            async with asyncio.timeout(self._reception.proxy_timeout_s):
+                while isinstance(found, NeedMore):
+                    await self._readable(connection)
+                    found = _read_on(connection, parser)
+        return (found.ip, found.port, peer_ip) if isinstance(found, ProxiedAddress) else None
 
     async def _readable(self, connection: socket.socket) -> None:
         loop = self._loop
@@ -192,3 +188,16 @@ class Acceptor:
             await ready
         finally:
             loop.remove_reader(connection)
+
+
+def _read_on(connection: socket.socket, parser: ProxyHeaderParser) -> ProxiedAddress | Local | NeedMore:
+    """Take what has arrived of the header, and not one byte more."""
+    try:
+        data = connection.recv(PEEK_BYTES, socket.MSG_PEEK)
+    except BlockingIOError:
+        return NEED_MORE
+    if not data:
+        raise ConnectionResetError("closed before its PROXY header")
+    found = parser.receive(data)
+    connection.recv(len(data) if isinstance(found, NeedMore) else len(data) - len(parser.trailing))
+    return found
