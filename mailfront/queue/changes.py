@@ -29,6 +29,8 @@ class Changes:
     told: list[Told] = field(default_factory=list)
     count: int = 0
     refused: str = ""
+    is_urgent: bool = False
+    """An administrator wants it tried now."""
 
     def tell(
         self,

@@ -65,6 +65,9 @@ class Queue:
         self._retry_s = tuple(retry_s)
         self._alarm = alarm
         self.notices = notices
+        self.changed: Callable[[bool], None] = lambda is_urgent: None
+        """Called in the loop when a commit has made rows due, now or later; with True if an administrator wants them
+        tried now."""
         self._lease_s = lease_s
         self._chance = chance
 
@@ -412,6 +415,8 @@ class Queue:
             self._alarm(name, text)
         for told in changes.told:
             report_told(told)
+        if changes.waiting or changes.unknown:
+            self.changed(changes.is_urgent)
 
 
 def _new_numbers(taken: Collection[int], count: int) -> range:

@@ -164,6 +164,7 @@ def _make_due(connection: Connection, rows: Sequence[Any], changes: Changes, now
     unknown = [(MessageId(row.message_id), row.number) for row in rows if row.node is not None]
     waiting = [(MessageId(row.message_id), row.number) for row in rows if row.node is None]
     due: dict[str, Any] = {"next_attempt_s": now_s, "reason": ""}
+    changes.is_urgent = bool(rows)
     recipient_rows.change_rows(connection, unknown, {"state": _UNKNOWN, **due})
     recipient_rows.change_rows(connection, waiting, {"state": _WAITING, **due})
     for row in rows:

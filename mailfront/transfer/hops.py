@@ -3,6 +3,7 @@
 A storage node has a prober and a state of its own. A next hop (the smarthost, the look-up of addresses) has not: it is
 known by what attempts there come to. After an attempt that failed because of the hop itself nothing is tried there for
 a while, each time longer; the first that works ends that, and everything that waited because of the hop is due at once.
+An administrator's `queue retry` does not wait for the end of a pause: he may have mended it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -60,6 +61,10 @@ class HopPause:
             return
         self._failures_count += 1
         self._until_s = now_s + exponential_s(self._failures_count, first_s=self._first_s, most_s=MOST_PAUSE_S)
+
+    def hurry(self) -> None:
+        """Somebody wants it tried now: it may be, once; if that fails, the pauses go on where they were."""
+        self._until_s = 0.0
 
     def worked(self) -> bool:
         """The hop did its part. Returns whether it had failed before."""

@@ -124,10 +124,17 @@ class QueueRunner:
         self._attempts: set[asyncio.Task[None]] = set()
         self._last: NodeId | None = None
         self._stopping = False
+        queue.changed = self._rows_changed
 
     def wake(self) -> None:
         """Something may be due: rows were written, a node changed, an attempt ended."""
         self._wake.set()
+
+    def _rows_changed(self, is_urgent: bool) -> None:
+        if is_urgent:
+            for lane in self._lanes.values():
+                lane.pause.hurry()
+        self.wake()
 
     @property
     def in_use_count(self) -> int:
@@ -221,7 +228,6 @@ class QueueRunner:
             lane.in_use -= 1
             self.wake()
         await self._settle(claimed, outcomes)
-        self.wake()  # for the notice that came of it, or the next attempt
 
     def _hop_failed(self, node: NodeId, lane: _Lane, trouble: Outcome) -> None:
         if lane.hop is not None:

@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from mailfront.delivery.trouble import Authority
 from mailfront.mail.envelope import RecipientOptions
 from mailfront.mail.names import NodeId
 from mailfront.mail.next_hop import route_hop
-from mailfront.queue.rows import RecipientState
+from mailfront.queue.operations import Order, QueueOperations, Verb
+from mailfront.queue.rows import QueuedRecipient, RecipientState
+from mailfront.queue.views import QueueViews
+from mailfront.store.queue_queries import Selector
 from mailfront.transfer.outbound import Route
 from tests.support.certificates import Authority as CertificateAuthority
 from tests.support.certificates import CertificateFiles
@@ -143,6 +147,41 @@ async def test_a_destination_that_hangs_has_its_own_connections_only(tmp_path: P
         assert len(hanging.received()) == 5
         for delivery in (slow_delivery, quick_delivery):
             await delivery.close()
+
+
+def have_failed(attempts: int, rows: list[QueuedRecipient]) -> bool:
+    """Whether the hop failed each of them for so many times."""
+    return {(row.attempts, row.blame) for row in rows} == {(attempts, "node")}
+
+
+@pytest.mark.parametrize("verb", [Verb.RETRY, Verb.RELEASE])
+async def test_a_retry_does_not_wait_for_the_end_of_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: Verb
+) -> None:
+    """The server was away, and would not be tried for ten minutes; the administrator, who has mended it, has his mail
+    tried at once, and all other mail follows. While it is still away each retry is one attempt."""
+    monkeypatch.setattr("mailfront.transfer.runner.LONGEST_SLEEP_S", 600.0)
+    peer = ScriptedLmtpPeer()
+    route, delivery = route_to(peer.port)
+    async with HopRig(tmp_path, {HOP: (route, 2)}, retry_s=600.0, pause_s=600.0) as rig:
+        operations = QueueOperations(rig.queue, QueueViews(rig.store, rig.homes))
+
+        async def order(what: Verb, *addresses: str) -> None:
+            await operations.run(Order(verb=what, selector=Selector(recipients=addresses), uid=0))
+
+        await rig.put(ANA, BEN, hop=HOP)
+        for attempts in (1, 2, 3):
+            await rig.until(partial(have_failed, attempts))
+            if verb is Verb.RELEASE:
+                await order(Verb.HOLD, ANA, BEN)
+            if attempts < 3:
+                await order(verb, ANA, BEN)
+        with peer:
+            if verb is Verb.RELEASE:
+                await order(Verb.RELEASE, BEN)
+            await order(verb, ANA)
+            await rig.until(lambda rows: not rows)
+    await delivery.close()
 
 
 async def test_success_is_told_when_the_server_took_it(tmp_path: Path) -> None:

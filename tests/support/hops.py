@@ -92,15 +92,22 @@ class _Catcher:
 class HopRig:
     """See the module. Use it as an async context manager."""
 
-    def __init__(self, folder: Path, hops: Mapping[NodeId, tuple[NextHop, int]], *, retry_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        hops: Mapping[NodeId, tuple[NextHop, int]],
+        *,
+        retry_s: float = 1.0,
+        pause_s: float = 0.2,
+    ) -> None:
         self.clock = SystemClock()
         self.health = HealthTable(self.clock)
         self.store = open_store(folder, self.clock)
         catcher = _Catcher()
         self.notices = catcher.caught
         hops = {**hops, RESOLVE: (catcher, 4)}
-        homes = FakeHomes(pins={(NEXT_HOP_BUCKET, next_hop_key(hop)): hop for hop in hops})
-        self.queue = Queue(self.store, homes, retry_s=(retry_s,), notices=NOTICES, alarm=self.health.raise_alarm)
+        self.homes = FakeHomes(pins={(NEXT_HOP_BUCKET, next_hop_key(hop)): hop for hop in hops})
+        self.queue = Queue(self.store, self.homes, retry_s=(retry_s,), notices=NOTICES, alarm=self.health.raise_alarm)
         self._unused = delivery_to(NOBODY)
         self.runner = QueueRunner(
             self.queue,
@@ -114,7 +121,7 @@ class HopRig:
             alarms=self.health,
             lease_s=900.0,
             final_timeout_s=600.0,
-            first_pause_s=0.2,
+            first_pause_s=pause_s,
         )
         self._count = 0
 
