@@ -19,8 +19,6 @@ from tests.support.session_cluster import PASSWORD, ROLES, USERS, SessionCluster
 
 TOKEN_KEY = b"a key that only the token issuer and the nodes have"
 IN_DIRECTORY = "directory-only"
-# Guesses from one address would wait: for Dovecot all of these come from this machine.
-NO_PENALTY = "service anvil {\n  unix_listener anvil-auth-penalty {\n    mode = 0\n  }\n}"
 BEARER = ("XOAUTH2", "OAUTHBEARER")
 
 
@@ -50,8 +48,7 @@ passdb {{
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Sequence[DovecotNode]]:
     """Two Dovecots that take passwords and tokens."""
-    settings = NO_PENALTY + _token_settings()
-    made = [DovecotNode(name, settings=settings) for name in ("store1", "store2")]
+    made = [DovecotNode(name, settings=_token_settings()) for name in ("store1", "store2")]
     start_together(made)
     yield made
     for node in made:

@@ -53,8 +53,7 @@ def _node(name: str, tls: CertificateFiles | None) -> _ProxiedNode:
         for role, port in ports.items()
     )
     settings = (
-        "login_trusted_networks =\nhaproxy_trusted_networks = 127.0.0.0/8\ndisable_plaintext_auth = no\n"
-        "service anvil {\n  unix_listener anvil-auth-penalty {\n    mode = 0\n  }\n}\n" + services
+        f"login_trusted_networks =\nhaproxy_trusted_networks = 127.0.0.0/8\ndisable_plaintext_auth = no\n{services}"
     )
     ways: dict[str, dict[str, object]] = {role: {"port": port, "proxy": True} for role, port in ports.items()}
     if tls is not None:
