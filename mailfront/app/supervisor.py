@@ -213,11 +213,11 @@ class Supervisor:
         retiring = [spawn(slot.retire(within_s, WORKER_GRACE_S), name=f"retire {slot.name}") for slot in old.workers]
         spawn(self._until_gone(old, retiring), name="the end of the old workers")
         await asyncio.sleep(0)  # they have been told
+        sockets.close_unused(old.listening, fresh.listening)
         # Both accept on the same sockets: only when the old ones have stopped do the new rules hold for whoever comes.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RETIRE_WITHIN_S):
                 await asyncio.gather(*(slot.takes_nobody_in() for slot in old.workers))
-        sockets.close_unused(old.listening, fresh.listening)
         emit("config_reloaded", path=str(self._path))
 
     async def _until_gone(self, old: Generation, retiring: list[asyncio.Task[None]]) -> None:
