@@ -31,7 +31,6 @@ def _figures(report: Report) -> str:
         "",
         f"![Messages, logins, sessions or MiB per second]({PLOTS}/bench-rate.svg)",
         "",
-        *_flood_plot(report),
         "| load | system | per second | CPU ms each | also |",
         "|---|---|---|---|---|",
     ]
@@ -44,12 +43,6 @@ def _figures(report: Report) -> str:
             value, verdict = ("-", "not measured") if reached is None else (f"{reached[0]:.2f}", _word(reached[1]))
             lines.append(f"| {result.row.title} | {target.text} | {value} | {verdict} |")
     return "\n".join(lines) + "\n"
-
-
-def _flood_plot(report: Report) -> list[str]:
-    if not any(sample.series for result in report.results for each in result.rounds for sample in each.values()):
-        return []
-    return [f"![How long good mail takes while listed clients come]({PLOTS}/bench-flood.svg)", ""]
 
 
 def _word(reached: bool) -> str:
