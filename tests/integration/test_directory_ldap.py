@@ -139,8 +139,21 @@ def record(answer: Answer) -> DirectoryRecord:
 
 def message_id(request: bytes) -> int:
     """The message id of an LDAP request."""
-    start = 2 if request[1] < 0x80 else 2 + (request[1] & 0x7F)
-    return int.from_bytes(request[start + 2 : start + 2 + request[start + 1]], "big")
+    return int.from_bytes(request[_id_start(request) : _operation_start(request)], "big")
+
+
+def is_bind(request: bytes) -> bool:
+    """Whether an LDAP request is a bind."""
+    return request[_operation_start(request)] == 0x60
+
+
+def _id_start(request: bytes) -> int:
+    return 4 if request[1] < 0x80 else 4 + (request[1] & 0x7F)
+
+
+def _operation_start(request: bytes) -> int:
+    start = _id_start(request)
+    return start + request[start - 1]
 
 
 def success(number: int, operation: int) -> bytes:
@@ -501,9 +514,8 @@ async def test_a_queue_of_our_own_is_not_a_server_that_is_down(make: Make) -> No
         served += 1
         try:
             while request := await reader.read(4096):
-                is_bind = b"\x60" in request[:10]
-                await asyncio.sleep(0 if is_bind else answers_s)
-                writer.write(success(message_id(request), 0x61 if is_bind else 0x65))
+                await asyncio.sleep(0 if is_bind(request) else answers_s)
+                writer.write(success(message_id(request), 0x61 if is_bind(request) else 0x65))
         except OSError:
             pass
         finally:

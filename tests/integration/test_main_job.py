@@ -137,8 +137,7 @@ def test_the_warm_path_makes_no_ldap_call(server: MailfrontServer, directory: Sl
         return directory.searches() - before
 
     # Each worker has a cache of its own, and the kernel chooses the worker: after some passes both know everybody.
-    wait_until(lambda: searches_of_a_pass() == 0 == searches_of_a_pass(), 60, "both workers to know all recipients")
-    assert [searches_of_a_pass() for _ in range(3)] == [0, 0, 0]
+    wait_until(lambda: not any(searches_of_a_pass() for _ in range(4)), 60, "both workers to know all recipients")
 
 
 def test_a_node_that_stops_halfway_costs_nothing(server: MailfrontServer, nodes: Sequence[DovecotNode]) -> None:
