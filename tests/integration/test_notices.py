@@ -13,7 +13,8 @@ from tests.support.postfix import PostfixSender, SmtpSink
 from tests.support.processes import wait_until
 
 OUTSIDE, INSIDE = "friend@out.example", "ben@example.edu"
-USERS = [{"address": f"{name}@example.edu", "mailbox": name} for name in ("ana", "ben", "postmaster")]
+# Mailboxes of their own: other tests deliver to the same nodes.
+USERS = [{"address": f"{name}@example.edu", "mailbox": f"notices-{name}"} for name in ("ana", "ben", "postmaster")]
 
 
 @pytest.fixture
@@ -59,12 +60,12 @@ def test_a_bounced_message_is_told_outside_and_at_home(
     assert b"MAIL FROM:<>" in outside or b"X-Mail-Args: <>" in outside
     assert all_failures(email.message_from_bytes(outside))[1] == {b"ana@example.edu"}
     node.start()
-    (inside,) = wait_until(lambda: node.messages("ben"), 60.0, "the notice at home")
+    (inside,) = wait_until(lambda: node.messages("notices-ben"), 60.0, "the notice at home")
     assert all_failures(email.message_from_bytes(inside))[1] == {b"ana@example.edu"}
     assert b"the administrator of this mail system has given up the delivery" in inside
     assert b"left the university" not in inside
     wait_until(lambda: front.cli_json("queue", "stats")["total"] == 0, 60.0, "an empty queue")
-    assert node.messages("ana") == []
+    assert node.messages("notices-ana") == []
     told = front.events("notice")
     assert {(event["recipient"], event["kind"]) for event in told} == {(OUTSIDE, "failed"), (INSIDE, "failed")}
 
