@@ -110,14 +110,14 @@ def nodes(lab: Lab, count: int) -> Figures:
 def connections(lab: Lab, count: int) -> Figures:
     """So many idle IMAP sessions: memory for each, and what a login costs while they stand."""
     spec = {"kind": "idle", "count": count, "parallel": 50, "users": 1000, "role": "imap"}
-    sample = held(lab.system("mailfront-imap"), spec)
+    sample = held(lab.system("mailfront-imap"), spec, {})
     return {"each_kib": sample.extra["each_kib"], "login_cpu_ms": sample.cpu_ms or 0.0}
 
 
 def stalled_uploads(lab: Lab, count: int) -> Figures:
     """Uploads of 50 MB that stopped after 200 KB: memory of all processes."""
     spec = {"kind": "stall", "count": count, "parallel": 20, "size": 200_000}
-    sample = held(lab.system("mailfront-large-spool"), spec)
+    sample = held(lab.system("mailfront-large-spool"), spec, {})
     return {"memory_mib": sample.extra["memory_mib"], "each_kib": sample.extra["each_kib"]}
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 from tests.perf import plugin
 from tests.perf.chain_cost import CHAIN_LENGTHS, NoServer
 from tests.perf.flood import GOOD_CLIENT
+from tests.perf.load import generated
 from tests.perf.session_systems import DovecotLdapProxy, DovecotProxy, ImapSinkProcess, NginxMail
 from tests.perf.systems import (
     DOMAIN,
@@ -62,6 +63,8 @@ class Lab:
         self._warm_count = warm_count
         self._stack = ExitStack()
         self._systems: dict[str, System] = {}
+        self.first_crowds: dict[str, float] = {}
+        """KiB for each of the first crowd that a system held, by system and kind of crowd."""
         self._sleeping: dict[str, list[SmtpSink]] = {}
         self._strangers_count = 0
         self.directory = new_directory("lab")
@@ -87,6 +90,9 @@ class Lab:
             if name not in self._sleeping and not name.endswith("imap") and not isinstance(found, NoServer):
                 # What is made once, at the first messages, is no message's cost.
                 smtp_source(*found.endpoint(), messages=self._warm_count, recipient=f"user@{DOMAIN}", options=("-N",))
+            if name.endswith("imap"):
+                spec = {"kind": "logins", "count": self._warm_count, "parallel": 4, "users": 1000, "role": "imap"}
+                generated(found, spec)
             self._systems[name] = found
         return found
 

@@ -113,7 +113,7 @@ def _idle(*, secure: bool) -> RUN:
         spec: dict[str, object] = {"kind": "idle", "count": count, "parallel": 50, "users": 1000, "role": "imap"}
         if secure:
             spec |= {"role": "imaps", "ca": str(lab.ca_file)}
-        return held(system, spec)
+        return held(system, spec, lab.first_crowds)
 
     return run
 
