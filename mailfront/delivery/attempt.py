@@ -101,7 +101,7 @@ class LmtpAttempt:
 
     async def result(self) -> tuple[Outcome, ...]:
         """Wait for the outcomes, one per recipient, in order. Safe to cancel; the attempt goes on."""
-        return await asyncio.shield(self.task)
+        return self.task.result() if self.task.done() else await asyncio.shield(self.task)
 
     def when_done(self, callback: "Callable[[LmtpAttempt], None]") -> None:
         """Call back when the result is there."""

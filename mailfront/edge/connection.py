@@ -225,7 +225,7 @@ class EdgeConnection(asyncio.Protocol):
         if transport is not None and not self.tls and not stream.is_lost and transport.get_write_buffer_size():
             # A client that takes nothing must not hold the connection: closing waits for what is unsent. Over TLS the
             # event loop has a time limit of its own.
-            self.loop.call_later(ABORT_S, transport.abort)
+            listener.parting.append((self.loop.time() + ABORT_S, transport))
         if self._admitted_ip is not None:
             listener.admission.release(self._admitted_ip)
         listener.sessions.discard(self)

@@ -43,6 +43,8 @@ class EdgeListener:
     accepted_count: int = 0
     body_bytes: int = 0
     sessions: set["EdgeConnection"] = field(default_factory=set)
+    parting: list[tuple[float, asyncio.Transport]] = field(default_factory=list)
+    """Connections that close once their last reply has gone, each with the time until which they may take for it."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     normalize_newlines: bool = field(init=False)
     _capabilities: dict[tuple[bool, bool, bool, int], bytes] = field(default_factory=dict, init=False)
@@ -60,6 +62,12 @@ class EdgeListener:
         now_s = self.loop.time()
         for session in list(self.sessions):
             session.stream.check_time(now_s)
+        parting, self.parting = self.parting, []
+        for until_s, transport in parting:
+            if transport.get_write_buffer_size() and now_s < until_s:
+                self.parting.append((until_s, transport))
+            else:
+                transport.abort()
         metrics.EDGE_CONNECTIONS.inc(self.name, "accepted", amount=self.accepted_count)
         metrics.EDGE_CONNECTIONS_OPEN.set(len(self.sessions), self.name)
         metrics.EDGE_RECEIVED_BYTES.inc(amount=self.body_bytes)

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from mailfront.base.deadlines import Deadlines
 from mailfront.base.secret import Secret
 from mailfront.delivery.handoff_block import HandoffEnvelope, HandoffRecipient, write_block
 from mailfront.delivery.transaction import Delivery, LmtpAttempt, LmtpRecipient, LmtpTransaction
@@ -57,6 +58,7 @@ class Fanout:
         self._locator = locator
         self._queue = queue
         self._handoff = handoff
+        self._deadlines = Deadlines()
 
     async def run(
         self,
@@ -115,7 +117,7 @@ class Fanout:
         if self._locator.may_try(home):
             transaction = _transaction(envelope, body, targets)
             attempt = self._delivery.start(home, transaction, slot_wait_s=SLOT_WAIT_S)
-            outcomes = await _until(attempt, deadline_s)
+            outcomes = await self._until(attempt, deadline_s)
             if outcomes is None:
                 result.pending.append((attempt, indexes))
                 busy = Deferred(Blame.NODE, reply(451, "4.4.2", f"{home} has it and has not answered yet"), home)
@@ -163,7 +165,7 @@ class Fanout:
         for holder in holders:
             hinted = _HintWriter(self._queue, copy, holder)
             attempt = self._delivery.start(holder, transaction, slot_wait_s=SLOT_WAIT_S, before_dot=hinted.write)
-            outcomes = await _until(attempt, deadline_s)
+            outcomes = await self._until(attempt, deadline_s)
             if outcomes is not None and isinstance(outcomes[0], Delivered):
                 for index in indexes:
                     result.outcomes[index] = HandedOff(holder, home)
@@ -172,6 +174,14 @@ class Fanout:
                 result.superseded.append((holder, home))
             if outcomes is None or asyncio.get_running_loop().time() >= deadline_s:
                 return
+
+    async def _until(self, attempt: LmtpAttempt, deadline_s: float) -> tuple[Outcome, ...] | None:
+        """Wait for an attempt until the deadline. None: it is past its final dot and still running."""
+        if await self._deadlines.wait(attempt.task, deadline_s) or attempt.abort(
+            "the deadline for the reply has passed"
+        ):
+            return await attempt.result()
+        return None
 
 
 class _HintWriter:
@@ -186,17 +196,6 @@ class _HintWriter:
     async def write(self) -> None:
         self.written = True
         await self._queue.hint_begin(self._copy, self._holder)
-
-
-async def _until(attempt: LmtpAttempt, deadline_s: float) -> tuple[Outcome, ...] | None:
-    """Wait for an attempt until the deadline. None: it is past its final dot and still running."""
-    try:
-        async with asyncio.timeout_at(deadline_s):
-            return await attempt.result()
-    except TimeoutError:
-        if attempt.abort("the deadline for the reply has passed"):
-            return await attempt.result()
-        return None
 
 
 def _is_node_trouble(outcome: Outcome) -> bool:

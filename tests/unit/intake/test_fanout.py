@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from mailfront.base.ids import MessageId
 from mailfront.base.secret import Secret
+from mailfront.base.tasks import spawn
 from mailfront.cluster.placement import Placement, Reason
 from mailfront.delivery.transaction import LmtpTransaction
 from mailfront.directory.answers import DirectoryRecord
@@ -35,11 +36,15 @@ class ScriptedAttempt:
         self.node = node
         self._outcome = outcome
         self._before_dot = before_dot
+        self.task = spawn(self._run(), name=f"scripted {node}")
 
-    async def result(self) -> tuple[Outcome, ...]:
+    async def _run(self) -> tuple[Outcome, ...]:
         if self._before_dot is not None:
             await self._before_dot()
         return (self._outcome,)
+
+    async def result(self) -> tuple[Outcome, ...]:
+        return await self.task
 
     def abort(self, reason: str) -> bool:
         return True
