@@ -38,7 +38,7 @@ from mailfront.transfer.hops import FIRST_PAUSE_S, SLOT_WAIT_S, HopPause, NextHo
 from mailfront.transfer.unknown import after_sending, without_sending
 
 LONGEST_SLEEP_S = 5.0
-GATHER_S = 0.005
+GATHER_S = 0.002
 """After something happened, how long more of it is awaited: one claim for ten free places costs little more than one
 for a single place, and under load places become free all the time."""
 MOST_RETRY_S = 30.0
@@ -152,6 +152,9 @@ class QueueRunner:
             except Unavailable as error:
                 failures_count += 1
                 log.warning("the queue cannot be read", reason=str(error))
+            if self._wake.is_set() and not failures_count:
+                await asyncio.sleep(GATHER_S)
+                continue
             now_s = self._clock.wall_s()
             up = [node for node, lane in self._lanes.items() if self._is_up(node, lane)]
             due_s = self._queue.pending.next_due_s(up) - now_s
