@@ -64,6 +64,10 @@ def figure_of(name: str, figure: str, other: str) -> Value:
     return lambda samples: samples[name].extra[figure] / samples[other].extra[figure]
 
 
+def _rate_at_least(text: str, bound: float, name: str, other: str) -> Target:
+    return Target(text=text, bound=bound, at_least=True, value=rate_of(name, other))
+
+
 def _cpu_at_most(name: str, bound_ms: float) -> Target:
     return Target(
         text=f"{bound_ms:.2f} ms CPU", bound=bound_ms, at_least=False, value=lambda found: found[name].cpu_ms or 0.0
@@ -159,8 +163,8 @@ ROWS: tuple[Row, ...] = (
         count=2000,
         run=_source(4_000),
         targets=(
-            Target(text="6x Postfix queued", bound=6.0, at_least=True, value=rate_of("mailfront", "postfix-queued")),
-            Target(text="2x before-queue", bound=2.0, at_least=True, value=rate_of("mailfront", "postfix-proxy")),
+            _rate_at_least("6x Postfix queued", 6.0, "mailfront", "postfix-queued"),
+            _rate_at_least("2x before-queue", 2.0, "mailfront", "postfix-proxy"),
         ),
     ),
     Row(
@@ -170,8 +174,8 @@ ROWS: tuple[Row, ...] = (
         count=2000,
         run=_source(30_000),
         targets=(
-            Target(text="6x Postfix queued", bound=6.0, at_least=True, value=rate_of("mailfront", "postfix-queued")),
-            Target(text="2x before-queue", bound=2.0, at_least=True, value=rate_of("mailfront", "postfix-proxy")),
+            _rate_at_least("6x Postfix queued", 6.0, "mailfront", "postfix-queued"),
+            _rate_at_least("2x before-queue", 2.0, "mailfront", "postfix-proxy"),
             _cpu_at_most("mailfront", 0.45),
         ),
     ),
@@ -181,7 +185,7 @@ ROWS: tuple[Row, ...] = (
         systems=_ALL,
         count=800,
         run=_source(200_000),
-        targets=(Target(text="0.8 of straight", bound=0.8, at_least=True, value=rate_of("mailfront", "straight")),),
+        targets=(_rate_at_least("0.8 of straight", 0.8, "mailfront", "straight"),),
     ),
     Row(
         name="kept-4k",
@@ -189,7 +193,7 @@ ROWS: tuple[Row, ...] = (
         systems=_ALL,
         count=4000,
         run=_source(4_000, "-N", "-d"),
-        targets=(Target(text="0.6 of straight", bound=0.6, at_least=True, value=rate_of("mailfront", "straight")),),
+        targets=(_rate_at_least("0.6 of straight", 0.6, "mailfront", "straight"),),
     ),
     Row(
         name="fan-out",
@@ -197,9 +201,7 @@ ROWS: tuple[Row, ...] = (
         systems=("mailfront", "postfix-queued"),
         count=500,
         run=_source(30_000, "-N", "-r", "10"),
-        targets=(
-            Target(text="6x Postfix queued", bound=6.0, at_least=True, value=rate_of("mailfront", "postfix-queued")),
-        ),
+        targets=(_rate_at_least("6x Postfix queued", 6.0, "mailfront", "postfix-queued"),),
     ),
     Row(
         name="starttls",
@@ -218,14 +220,7 @@ ROWS: tuple[Row, ...] = (
         systems=("mailfront-nodes-down", "postfix-nodes-down"),
         count=1500,
         run=_into_the_queue,
-        targets=(
-            Target(
-                text="4x Postfix's accept rate",
-                bound=4.0,
-                at_least=True,
-                value=rate_of("mailfront-nodes-down", "postfix-nodes-down"),
-            ),
-        ),
+        targets=(_rate_at_least("4x Postfix's accept rate", 4.0, "mailfront-nodes-down", "postfix-nodes-down"),),
     ),
     Row(
         name="queue-slow",
@@ -233,14 +228,7 @@ ROWS: tuple[Row, ...] = (
         systems=("mailfront-slow-disk", "postfix-slow-disk"),
         count=600,
         run=_into_the_queue,
-        targets=(
-            Target(
-                text="4x Postfix's accept rate",
-                bound=4.0,
-                at_least=True,
-                value=rate_of("mailfront-slow-disk", "postfix-slow-disk"),
-            ),
-        ),
+        targets=(_rate_at_least("4x Postfix's accept rate", 4.0, "mailfront-slow-disk", "postfix-slow-disk"),),
     ),
     Row(
         name="drain",
@@ -248,14 +236,7 @@ ROWS: tuple[Row, ...] = (
         systems=("mailfront-nodes-down", "postfix-nodes-down"),
         count=1500,
         run=_drain,
-        targets=(
-            Target(
-                text="2x Postfix's",
-                bound=2.0,
-                at_least=True,
-                value=rate_of("mailfront-nodes-down", "postfix-nodes-down"),
-            ),
-        ),
+        targets=(_rate_at_least("2x Postfix's", 2.0, "mailfront-nodes-down", "postfix-nodes-down"),),
         shows=("began_after_s",),
     ),
     Row(
@@ -390,9 +371,7 @@ ROWS: tuple[Row, ...] = (
         count=100,
         run=_generated("download"),
         unit="MiB",
-        targets=(
-            Target(text="0.7 of nginx's rate", bound=0.7, at_least=True, value=rate_of("mailfront-imap", "nginx-imap")),
-        ),
+        targets=(_rate_at_least("0.7 of nginx's rate", 0.7, "mailfront-imap", "nginx-imap"),),
     ),
 )
 
