@@ -165,4 +165,5 @@ async def test_a_copy_that_comes_while_the_mailbox_is_open_is_found(holder: Hold
         copy = await copies.find(session, first.id, first.home)
         await hand_off(holder, second, MESSAGES["ordinary"])
         late = await copies.find(session, second.id, second.home)
+        assert len({*copy.uids, *late.uids}) == 2
         await session.delete(INBOX, [*copy.uids, *late.uids])

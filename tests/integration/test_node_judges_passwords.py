@@ -70,13 +70,6 @@ def cluster(nodes: Sequence[DovecotNode], server_certificate: CertificateFiles) 
     made.server.stop()
 
 
-@pytest.fixture
-def clients(cluster: SessionCluster) -> Iterator[Clients]:
-    """Makes clients, and closes them."""
-    with Clients(cluster) as made:
-        yield made
-
-
 def _ways(role: str, user: str, password: str) -> dict[str, tuple[str, ...]]:
     """Every way to say name and password, as the lines of one login."""
     plain = b64encode(f"\0{user}\0{password}".encode()).decode()

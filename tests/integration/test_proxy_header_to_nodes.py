@@ -91,13 +91,6 @@ def cluster(
     made.server.stop()
 
 
-@pytest.fixture
-def clients(cluster: SessionCluster) -> Iterator[Clients]:
-    """Makes clients, and closes them."""
-    with Clients(cluster) as made:
-        yield made
-
-
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_node_sees_the_clients_address(

@@ -270,13 +270,17 @@ def test_slapd_gives_mailfront_everybody_in_pages_and_checks_users(slapd: Slapd,
             assert connection.bound is fits
 
 
-def test_five_thousand_people_load_and_change() -> None:
+def test_five_thousand_people_load_and_change(authority: Authority) -> None:
     """slapd with 5,000 people comes up, and takes changes."""
     server = Slapd(people=ordinary_people(5_000))
     server.start()
     try:
         dn = server.add(Person(uid="late", mail=("late@example.edu",)))
         server.apply_ldif(f"dn: {dn}\nchangetype: modify\nreplace: mailUserStatus\nmailUserStatus: suspended\n")
+        with ldap_connection(server.url, authority.ca_file) as connection:
+            (late,) = search(connection, "(uid=late)")
+            assert late["mailUserStatus"] == ["suspended"]
+            assert len(search(connection, "(uid=user*)")) == 5_000
     finally:
         server.stop()
 

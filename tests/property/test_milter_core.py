@@ -75,7 +75,7 @@ def test_garbage_gives_only_protocol_errors(stream: bytes) -> None:
 
 
 @given(command=st.binary(min_size=1, max_size=1), content=st.binary(max_size=100) | _CONTENTS)
-def test_a_decoded_packet_is_safe_or_an_error(command: bytes, content: bytes) -> None:
+def test_any_packet_is_decoded_or_refused(command: bytes, content: bytes) -> None:
     """Whatever one packet holds, it is decoded or refused by a protocol error."""
     try:
         decode(command, content)
