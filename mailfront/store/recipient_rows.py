@@ -188,12 +188,11 @@ def due_rows(
     `keys_in` keeps only these mailboxes, `keys_not_in` leaves these out. `kicked_s`: also rows that wait because of
     their node and were last tried before then.
     """
-    query = _DUE if kicked_s is None else _DUE_OR_KICKED
+    query, values = _DUE, {"in_bucket": bucket, "now_s": now_s, "most": limit}
+    if kicked_s is not None:
+        query, values = _DUE_OR_KICKED, values | {"kicked_s": kicked_s}
     if keys_in is not None or keys_not_in:
         query = query.where(*_key_conditions(keys_in, keys_not_in))
-    values = {"in_bucket": bucket, "now_s": now_s, "most": limit, "kicked_s": kicked_s}
-    if kicked_s is None:
-        del values["kicked_s"]
     return [(MessageId(row.message_id), row.number) for row in connection.execute(query, values)]
 
 
